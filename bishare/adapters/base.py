@@ -1,0 +1,153 @@
+"""The contract of every adapter: it assembles a low-rank pair (A, B) for each weight that it adapts.
+
+    y = x Wᵀ + (x Aᵀ) Bᵀ        A [r, in], B [out, r], the scale already inside B
+
+Forward, merging, export, counts and analyses are each written once, on ``(A, B)``. A method is a class that says
+which parameters it stores and how it assembles the pair from them.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from jsonargparse import set_parsing_settings
+from torch import Tensor, nn
+
+from bishare.errors import UserError
+
+
+class Factors(NamedTuple):
+    """Low-rank factors of one weight's update, ``delta W = B @ A``."""
+
+    A: Tensor  # [r, in]
+    B: Tensor  # [out, r]
+
+    @property
+    def rank(self) -> int:
+        """Rows of A: an upper bound of the update's rank."""
+        return self.A.shape[0]
+
+
+def stack(parts: Sequence[Factors]) -> Factors:
+    """Add updates by stacking their ranks: ``B1 A1 + B2 A2 = [B1 B2] [A1; A2]``."""
+    if len(parts) == 1:
+        return parts[0]
+    return Factors(torch.cat([p.A for p in parts], dim=0), torch.cat([p.B for p in parts], dim=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """One weight that an adapter updates: where it stands in the model, and its shape."""
+
+    name: str
+    """Module path in the base model, e.g. ``model.layers.3.self_attn.q_proj``."""
+    layer: int
+    """Index of the repeated block it stands in, counted over the model's module tree."""
+    kind: str
+    """Which weight of the block: ``q``, ``k``, ``v``, ``up``, ``down``, or a path inside the block."""
+    in_features: int
+    out_features: int
+
+    @property
+    def key(self) -> str:
+        """Name of this slot in parameter dictionaries and adapter files, unique in the model."""
+        return f"{self.layer}-{self.kind.replace('.', '_')}"
+
+
+@dataclass(kw_only=True)
+class AdapterConfig(ABC):
+    """What all methods have in common: which weights, the scale of the update, and dropout."""
+
+    method: ClassVar[str]
+
+    targets: list[str] = field(default_factory=lambda: ["q", "k", "v", "up", "down"])
+    """Weights to adapt: kinds (q, k, v, o, gate, up, down), ends of module names (``q_proj``, ``mlp.c_fc``) or,
+    written ``re:...``, regular expressions for the whole module name."""
+    layers: list[int] | None = None
+    """Indices of the layers to adapt; all of them by default."""
+    scaling: Literal["fixed", "alpha/r", "rslora"] = "fixed"
+    """``fixed`` multiplies the update by ``scale``, ``alpha/r`` by alpha / r and ``rslora`` by alpha / sqrt(r),
+    where r is the number of rows of the assembled A."""
+    scale: float = 2.0
+    """Factor of the update with ``scaling: fixed`` (2 in the code published with Bi-Share LoRA)."""
+    alpha: float = 16.0
+    """Numerator of the scale with ``scaling: alpha/r`` and ``rslora``."""
+    dropout: float = 0.0
+    """Probability of dropping an input feature of the update while training."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.dropout < 1.0:
+            raise UserError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")
+        if not self.targets:
+            raise UserError("targets is an empty list; leave it out for q, k, v, up, down.")
+        if self.layers is not None and (not self.layers or min(self.layers) < 0):
+            raise UserError(f"layers is {self.layers}; give the indices to adapt, from 0, or leave it out for all.")
+
+    @abstractmethod
+    def build(self, slots: Sequence[Slot]) -> "Adapter":
+        """The method's adapter for these slots, its parameters on the current default device, initialised."""
+
+    def scale_for(self, rank: int) -> float:
+        """The factor of an update whose assembled A has ``rank`` rows."""
+        if self.scaling == "fixed":
+            return self.scale
+        return self.alpha / (rank if self.scaling == "alpha/r" else math.sqrt(rank))
+
+
+# Lets a YAML name a method by its config class. It must stand where the class is defined, so that checkpoints
+# load from Python too; attribute docstrings are the help of the command line.
+set_parsing_settings(subclasses_enabled=[AdapterConfig], docstring_parse_attribute_docstrings=True)
+
+
+class Adapter(nn.Module, ABC):
+    """The parameters of one method for one base model, and how to assemble each slot's factors from them.
+
+    Args:
+        config: The method's options.
+        slots: The weights to adapt, in the order of the model's module tree.
+    """
+
+    starts_as_noop: ClassVar[bool] = True
+    """Whether a fresh adapter leaves every output of the base model bitwise unchanged."""
+
+    def __init__(self, config: AdapterConfig, slots: Sequence[Slot]) -> None:
+        super().__init__()
+        self.config = config
+        self.slots = tuple(slots)
+        if len({slot.key for slot in slots}) != len(slots):
+            raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")
+
+    @abstractmethod
+    def parts(self, slot: Slot) -> Mapping[str, Factors]:
+        """The slot's update as a sum of levels (``local``, ``intra``, ``inter``), the scale inside each B.
+
+        Returns:
+            Factors by level, in a fixed order; A ``[r_level, in]``, B ``[out, r_level]``.
+        """
+
+    def factors(self, slot: Slot) -> Factors:
+        """The slot's whole update: its levels stacked along the rank."""
+        return stack(list(self.parts(slot).values()))
+
+    @abstractmethod
+    def reset_parameters(self) -> None:
+        """Draw the initial values from torch's default generator, each parameter exactly once."""
+
+    @abstractmethod
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        """Every trainable parameter, under a fixed name such as ``local.A`` or ``intra.kernel``.
+
+        The part after the dot is the role (``A``, ``B``, ``kernel``, ``gate``, ...), which the optimizer's
+        learning-rate factors refer to.
+        """
+
+    def live_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters that some slot's factors read, by name; the others are dead."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def num_parameters(self) -> int:
+        """Number of live trainable values."""
+        return sum(p.numel() for p in self.live_parameters().values())

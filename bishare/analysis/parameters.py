@@ -1,0 +1,76 @@
+"""How many values an adapter trains: live and dead ones, by part, beside plain LoRA and the base model."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from bishare.adapters.base import Adapter, Slot
+
+LORA_RANK = 8
+"""Rank of the plain LoRA that every count is compared with, as in the papers' tables."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterReport:
+    """The trainable values of one adapter, counted."""
+
+    live: Mapping[str, int]
+    """Values that some weight's update reads, by part (``local.A``, ``intra.kernel``, ...)."""
+    dead: Mapping[str, int]
+    """Values that no update reads any more because their layer uses another layer's, by part; the same keys."""
+    lora: int
+    """Values of a LoRA of rank 8 on the same weights."""
+    base: int
+    """Values of the base model."""
+
+    @property
+    def num_live(self) -> int:
+        return sum(self.live.values())
+
+    @property
+    def num_dead(self) -> int:
+        return sum(self.dead.values())
+
+    @property
+    def fraction_of_lora(self) -> float:
+        """Live values over those of a LoRA of rank 8 on the same weights."""
+        return self.num_live / self.lora
+
+    @property
+    def fraction_of_base(self) -> float:
+        """Live values over the base model's."""
+        return self.num_live / self.base
+
+
+def count_parameters(adapter: Adapter, base: nn.Module) -> ParameterReport:
+    """Count an adapter's values; needs shapes only, so it works on the meta device too.
+
+    Args:
+        adapter: The adapter to count.
+        base: The model it adapts, with or without the adapter inside; a tied weight counts once.
+    """
+    live = {id(parameter) for parameter in adapter.live_parameters().values()}
+    groups = adapter.groups()
+    return ParameterReport(
+        live={part: num_values(p for p in group if id(p) in live) for part, group in groups.items()},
+        dead={part: num_values(p for p in group if id(p) not in live) for part, group in groups.items()},
+        lora=num_lora_values(adapter.slots),
+        base=num_base_values(base, adapter),
+    )
+
+
+def num_lora_values(slots: Sequence[Slot], rank: int = LORA_RANK) -> int:
+    """Values of a LoRA of this rank on these weights: the sum of ``rank * (in + out)``."""
+    return sum(rank * (slot.in_features + slot.out_features) for slot in slots)
+
+
+def num_base_values(base: nn.Module, adapter: Adapter) -> int:
+    """Values of the base model's parameters, those of the adapter left out."""
+    adapted = {id(parameter) for parameter in adapter.parameters()}
+    return num_values(p for p in base.parameters() if id(p) not in adapted)
+
+
+def num_values(parameters: Iterable[nn.Parameter]) -> int:
+    """Values of these parameters in all; ZeRO-3 leaves an empty tensor in place and keeps the size beside it."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)

@@ -117,6 +117,9 @@ class Adapter(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.slots = tuple(slots)
+        self.merged = False
+        self.originals: dict[str, Tensor] = {}  # [out, in] by slot key, while merged
+        self.thawed: list[nn.Parameter] = []  # base parameters that were trainable before injection
         if len({slot.key for slot in slots}) != len(slots):
             raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")
 

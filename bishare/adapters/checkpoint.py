@@ -1,0 +1,171 @@
+"""The adapter on disk: a folder with ``adapter_model.safetensors`` and ``adapter_config.json``.
+
+Each stored tensor stands in the file once, under its parameter's name, and dead ones are left out. The safetensors
+file also carries the configuration in its header and is the only thing that is read back, so replacing that one file
+is atomic: a crash leaves the old adapter or the new one. The JSON beside it is the same text for people and tools.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from bishare.adapters.base import Adapter, AdapterConfig, Slot
+from bishare.adapters.inject import inject, remove
+from bishare.adapters.methods import METHODS
+from bishare.errors import UserError
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter as read from a folder, without a base model."""
+
+    config: AdapterConfig
+    base: str
+    slots: tuple[Slot, ...]
+    tensors: Mapping[str, Tensor]
+
+
+def save_adapter(adapter: Adapter, folder: str | Path, *, base: str = "") -> None:
+    """Write ``adapter`` into ``folder``, over an earlier one if there is any, atomically.
+
+    Args:
+        adapter: Its live parameters and its buffers are written.
+        folder: Made if it does not exist.
+        base: Name of the base model, to be found again.
+
+    Raises:
+        UserError: A tensor is empty (partitioned by ZeRO-3), or the folder can't be written.
+    """
+    tensors = {name: p.detach().cpu().contiguous() for name, p in adapter.live_parameters().items()}
+    tensors |= {name: b.detach().cpu().contiguous() for name, b in adapter.named_buffers()}
+    for name, tensor in tensors.items():
+        if tensor.numel() == 0:
+            raise UserError(f"{name} is empty: its values are partitioned; gather them before saving.")
+    about = {
+        "format": FORMAT,
+        "method": adapter.config.method,
+        "base": base,
+        "config": asdict(adapter.config),
+        "slots": [[s.name, s.layer, s.kind, s.in_features, s.out_features] for s in adapter.slots],
+    }
+    data = save(tensors, metadata={"bishare": json.dumps(about, separators=(",", ":"))})
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        _replace(Path(folder, CONFIG), (json.dumps(about, indent=1) + "\n").encode())
+        _replace(Path(folder, WEIGHTS), data)
+    except OSError as error:
+        raise UserError(
+            f"the adapter was not saved to {folder}: {error.strerror}; an earlier one is intact."
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_adapter(folder: str | Path) -> AdapterFile:
+    """Read and check an adapter folder; only numbers and JSON are read, no code.
+
+    Raises:
+        UserError: The file is missing, cut short, not an adapter, of an unknown method or of a newer format.
+    """
+    path = Path(folder, WEIGHTS)
+    if not path.is_file():
+        raise UserError(f"{folder} holds no adapter: {WEIGHTS} is missing.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("bishare")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} can't be read ({error}); copy it again from its source.") from error
+    if header is None:
+        raise UserError(f"{path} was not written by bishare; a PEFT adapter is loaded with peft.")
+    about = json.loads(header)
+    if about["format"] > FORMAT:
+        raise UserError(f"{path} has format {about['format']}, this version reads up to {FORMAT}; upgrade bishare.")
+    config = _config(about["method"], about["config"], path)
+    slots = tuple(
+        Slot(name=name, layer=layer, kind=kind, in_features=n, out_features=m)
+        for name, layer, kind, n, m in about["slots"]
+    )
+    return AdapterFile(config, about["base"], slots, tensors)
+
+
+def _config(method: str, options: dict[str, Any], path: Path) -> AdapterConfig:
+    if method not in METHODS:
+        raise UserError(f"{path} is of method {method!r}; this version knows {', '.join(sorted(METHODS))}.")
+    known = {field.name for field in fields(METHODS[method])}
+    if unknown := sorted(set(options) - known):
+        raise UserError(f"{path}: {method} has no option {unknown[0]!r}; upgrade bishare.")
+    return METHODS[method](**options)
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
+    """Inject the adapter of ``folder`` into ``model``.
+
+    Raises:
+        UserError: As :func:`read_adapter`; or the adapter was trained on a model of other shapes, or a tensor is
+            missing, unknown or of another shape. The model is then left as it was.
+    """
+    file = read_adapter(folder)
+    adapter = inject(model, file.config)
+    try:
+        _check_slots(file, adapter, folder)
+        load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
+    except UserError:
+        remove(model)
+        raise
+    return adapter
+
+
+def _check_slots(file: AdapterFile, adapter: Adapter, folder: str | Path) -> None:
+    if file.slots == adapter.slots:
+        return
+    wanted, found = {s.name: s for s in file.slots}, {s.name: s for s in adapter.slots}
+    name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
+    shapes = [f"{s.out_features} x {s.in_features}" if s else "absent" for s in (wanted.get(name), found.get(name))]
+    raise UserError(
+        f"{folder} was trained on another base ({file.base or 'unnamed'}): "
+        f"{name} is {shapes[0]} there and {shapes[1]} here."
+    )
+
+
+@torch.no_grad()
+def load_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy stored values into the adapter; ``where`` names their source in errors.
+
+    Raises:
+        UserError: A live tensor is missing, or one is unknown or of another shape. Nothing is copied then.
+    """
+    places: dict[str, Tensor] = dict(adapter.named_parameters()) | dict(adapter.named_buffers())
+    for name, tensor in tensors.items():
+        if name not in places:
+            raise UserError(f"{where} has a tensor {name!r} that this adapter does not.")
+        if tensor.shape != places[name].shape:
+            shapes = list(tensor.shape), list(places[name].shape)
+            raise UserError(f"{where}: {name} has shape {shapes[0]}, the adapter {shapes[1]}.")
+    if missing := sorted(set(adapter.live_parameters()) - set(tensors)):
+        raise UserError(f"{where} lacks {missing[0]!r} ({len(missing)} missing of {len(places)}).")
+    for name, tensor in tensors.items():
+        places[name].copy_(tensor)

@@ -1,0 +1,137 @@
+"""Puts an adapter into a Hugging Face model, takes it out again, and merges it into the weights on request.
+
+The frozen weights are never touched but by :func:`merge`, which keeps the originals: nothing is ever subtracted, so
+:func:`unmerge` and :func:`remove` give back the base model bit by bit.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedDropout, delta
+from bishare.adapters.targets import find_slots, siblings
+from bishare.errors import UserError
+
+NAME = "bishare"
+"""Attribute of the base model under which its adapter is registered."""
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    """The adapter in ``model``.
+
+    Raises:
+        UserError: There is none.
+    """
+    adapter = getattr(model, NAME, None)
+    if not isinstance(adapter, Adapter):
+        raise UserError(f"this {type(model).__name__} carries no adapter; call inject(model, config) first.")
+    return adapter
+
+
+def inject(model: nn.Module, config: AdapterConfig) -> Adapter:
+    """Freeze ``model``, build the adapter of ``config`` on its device in fp32 and let its weights use it.
+
+    Raises:
+        UserError: ``model`` carries an adapter already, or a target matches nothing.
+    """
+    if hasattr(model, NAME):
+        raise UserError(f"this {type(model).__name__} carries an adapter already; call remove(model) first.")
+    slots = find_slots(model, config)
+    for name, other in _tied(model, {slot.name for slot in slots}):
+        warnings.warn(f"{name} is tied to {other}: only the first is adapted, and merging is refused.", stacklevel=2)
+    with torch.device(next(model.parameters()).device):
+        adapter = config.build(slots).float()
+    adapter.thawed = [p for p in model.parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    dropouts: dict[frozenset[str], SharedDropout] = {}
+    for slot in slots:
+        module = model.get_submodule(slot.name)
+        module.__class__ = ADAPTED[type(module)]
+        assert isinstance(module, AdaptedWeight)
+        readers = frozenset(s.key for s in siblings(slot, slots))
+        module.slot, module._adapter, module.dropout = slot, (adapter,), None
+        if config.dropout:
+            module.dropout = dropouts.setdefault(readers, SharedDropout(config.dropout, len(readers)))
+    model.add_module(NAME, adapter)
+    return adapter
+
+
+def remove(model: nn.Module) -> None:
+    """Take the adapter out; weights, module types and ``requires_grad`` are again what they were, bitwise."""
+    adapter = adapter_of(model)
+    if adapter.merged:
+        unmerge(model)
+    for module in _adapted(model):
+        del module.slot, module._adapter, module.dropout
+        plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
+        module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
+    for parameter in adapter.thawed:
+        parameter.requires_grad_(True)
+    delattr(model, NAME)
+
+
+@torch.no_grad()
+def merge(model: nn.Module, *, keep_originals: bool = True) -> None:
+    """Add every update to its weight: computed in fp32, cast once to the weight's type.
+
+    Args:
+        model: A model that carries an adapter; its forward then leaves the adapter out.
+        keep_originals: Keep a copy of each weight in main memory, so that :func:`unmerge` needs no other source.
+
+    Raises:
+        UserError: It is merged already, or an adapted weight is tied to another one, which would change too.
+    """
+    adapter = adapter_of(model)
+    if adapter.merged:
+        raise UserError("the adapter is merged already.")
+    for name, other in _tied(model, {slot.name for slot in adapter.slots}):
+        raise UserError(f"merging would change {other} too, which is tied to {name}; untie them or export to PEFT.")
+    for module in _adapted(model):
+        weight = module.matrix()
+        if keep_originals:
+            adapter.originals[module.slot.key] = weight.detach().to("cpu", copy=True)
+        weight.copy_(weight.float() + delta(adapter.factors(module.slot)))
+    adapter.merged = True
+
+
+@torch.no_grad()
+def unmerge(model: nn.Module, fresh: nn.Module | None = None) -> None:
+    """Put the weights of before :func:`merge` back, bitwise.
+
+    Args:
+        model: A merged model.
+        fresh: The base model, loaded anew, to copy from when the originals were not kept.
+
+    Raises:
+        UserError: It is not merged, or no originals were kept and ``fresh`` is not given.
+    """
+    adapter = adapter_of(model)
+    if not adapter.merged:
+        raise UserError("the adapter is not merged.")
+    if fresh is None and not adapter.originals:
+        raise UserError("the originals were not kept; give unmerge a freshly loaded base model to copy from.")
+    for module in _adapted(model):
+        if fresh is not None:
+            module.get_parameter("weight").copy_(fresh.get_submodule(module.slot.name).get_parameter("weight"))
+        else:
+            module.matrix().copy_(adapter.originals[module.slot.key])
+    adapter.originals.clear()
+    adapter.merged = False
+
+
+def _adapted(model: nn.Module) -> Iterator[AdaptedWeight]:
+    return (module for module in model.modules() if isinstance(module, AdaptedWeight))
+
+
+def _tied(model: nn.Module, names: set[str]) -> Iterator[tuple[str, str]]:
+    """Pairs (weight named, other place in the model that holds the same parameter)."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    for where in places.values():
+        for name in where if len(where) > 1 else ():
+            if name.removesuffix(".weight") in names:
+                yield name, next(other for other in where if other != name)

@@ -1,0 +1,58 @@
+"""LoRA: every weight has a pair of its own.
+
+Hu et al., 2021 (arXiv:2106.09685), eq. 3:  y = W x + (alpha / r) B A x
+
+Shapes: A [r, in], B [out, r].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.store import Store
+from bishare.errors import UserError
+
+
+@dataclass(kw_only=True)
+class LoRAConfig(AdapterConfig):
+    """LoRA: a pair of factors for every weight."""
+
+    method: ClassVar[str] = "lora"
+
+    scaling: Literal["fixed", "alpha/r", "rslora"] = "alpha/r"
+    """``alpha/r`` as published, ``rslora`` for alpha / sqrt(r), ``fixed`` for ``scale``."""
+    r: int = 8
+    """Rank."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.r < 1:
+            raise UserError(f"r is {self.r}; LoRA's rank must be at least 1.")
+
+    def build(self, slots: Sequence[Slot]) -> "LoRA":
+        return LoRA(self, slots)
+
+
+class LoRA(Adapter):
+    """The parameters of LoRA."""
+
+    def __init__(self, config: LoRAConfig, slots: Sequence[Slot]) -> None:
+        super().__init__(config, slots)
+        self.scale = config.scale_for(config.r)
+        self.local = Store(
+            config.r, {slot.key: slot.in_features for slot in slots}, {slot.key: slot.out_features for slot in slots}
+        )
+        self.reset_parameters()
+
+    def parts(self, slot: Slot) -> Mapping[str, Factors]:
+        A, B = self.local.pair(slot.key, slot.key)
+        return {"local": Factors(A, B * self.scale)}
+
+    def reset_parameters(self) -> None:
+        self.local.reset_parameters()
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        return {"local.A": list(self.local.A.values()), "local.B": list(self.local.B.values())}

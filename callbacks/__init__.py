@@ -1,0 +1,19 @@
+"""What happens around a training: each callback picks the moment and logs; the mathematics is in ``bishare``."""
+
+from callbacks.checkpoint import AdapterCheckpoint
+from callbacks.parameters import ParameterCount
+from callbacks.predictions import PredictionWriter
+from callbacks.ranks import RankMonitor
+from callbacks.samples import SampleAnswers
+from callbacks.summary import RunSummary
+from callbacks.throughput import Throughput
+
+__all__ = [
+    "AdapterCheckpoint",
+    "ParameterCount",
+    "PredictionWriter",
+    "RankMonitor",
+    "RunSummary",
+    "SampleAnswers",
+    "Throughput",
+]

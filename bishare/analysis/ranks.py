@@ -2,7 +2,7 @@
 
 With thin QRs B = Qb Rb and Aᵀ = Qa Ra, ``B A = Qb (Rb Raᵀ) Qaᵀ`` has the singular values of the small ``Rb Raᵀ``.
 
-Effective rank: exp(H(p)), p = s / sum(s), with the natural logarithm (Roy & Vetterli, "The effective rank", EUSIPCO 2007).
+Effective rank: exp(H(p)), p = s / sum(s), natural logarithm (Roy & Vetterli, "The effective rank", EUSIPCO 2007).
 Numerical rank: the number of singular values above max(out, in) · eps(float32) · the largest, for any dtype.
 
 Shapes: A [r, in], B [out, r], singular values [min(r, in, out)].

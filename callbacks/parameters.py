@@ -1,0 +1,89 @@
+"""Shows how many values are trained, at the start and whenever a merge changes it."""
+
+from typing import Any
+
+import rich
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from rich.table import Table
+from typing_extensions import override
+
+from bishare.analysis.parameters import LORA_RANK, ParameterReport, count_parameters, num_values
+from callbacks.run import adapter_of, model_of
+
+
+class ParameterCount(Callback):
+    """Prints live and dead trainable parameters by part, beside LoRA of rank 8 on the same weights.
+
+    The table appears when training starts and again after every optimizer step that changed the number of live
+    parameters, which only a merge does.
+
+    Logs:
+        ``params/live``: values that some weight's update reads.
+        ``params/dead``: values that none reads any more.
+        ``params/fraction_of_lora``: live values over those of LoRA with rank 8 on the same weights.
+    """
+
+    def __init__(self) -> None:
+        self._shown: int | None = None  # live values in the table printed last
+        self._logged: int | None = None
+        self._last_step = 0
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._shown = self._logged = None
+        self._show(trainer, pl_module)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs here because a resumed run knows its step, and under DeepSpeed its merges, only now."""
+        self._last_step = trainer.global_step
+        self._show(trainer, pl_module)
+        self._log(trainer, pl_module)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._last_step:
+            return
+        self._last_step = trainer.global_step
+        self._show(trainer, pl_module)
+        self._log(trainer, pl_module)
+
+    @rank_zero_only
+    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        live = num_values(adapter_of(pl_module).live_parameters().values())
+        if live != self._shown:
+            self._shown = live
+            rich.get_console().print(parameter_table(count_parameters(adapter_of(pl_module), model_of(pl_module))))
+
+    @rank_zero_only
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._shown == self._logged:
+            return
+        self._logged = self._shown
+        report = count_parameters(adapter_of(pl_module), model_of(pl_module))
+        metrics = {
+            "params/live": report.num_live,
+            "params/dead": report.num_dead,
+            "params/fraction_of_lora": report.fraction_of_lora,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def parameter_table(report: ParameterReport) -> Table:
+    """The report as a table for the console."""
+    table = Table(title="Trainable parameters", title_justify="left", show_footer=False)
+    table.add_column("part")
+    table.add_column("live", justify="right")
+    if report.num_dead:
+        table.add_column("dead", justify="right")
+    rows = [(part, live, report.dead[part]) for part, live in report.live.items()]
+    for part, live, dead in rows:
+        table.add_row(part, f"{live:,}", *([f"{dead:,}"] if report.num_dead else []), end_section=part == rows[-1][0])
+    table.add_row("all", f"{report.num_live:,}", *([f"{report.num_dead:,}"] if report.num_dead else []), style="bold")
+    table.add_row(f"of LoRA r={LORA_RANK} ({report.lora:,})", f"{report.fraction_of_lora:.1%}")
+    table.add_row(f"of the base ({report.base:,})", f"{report.fraction_of_base:.2%}")
+    return table

@@ -1,0 +1,102 @@
+"""Writes the answers of ``predict`` as JSON lines."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, TextIO
+
+import rich
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from typing_extensions import override
+
+from callbacks.run import run_folder, shown
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes what ``predict_step`` returns to ``<run folder>/predictions.jsonl``, one object per line.
+
+    An existing file is never touched: the next one is ``predictions-1.jsonl``, and so on. Every rank writes its
+    answers as they come to a part beside it (``predictions.jsonl.rank0``), so that a crash loses none; at the end
+    rank zero puts the parts together, in the order of the data set and without the repeats that fill up the last
+    round of a distributed run. The ranks must see one file system.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="batch")
+        self._path: Path | None = None
+        self._part: TextIO | None = None
+        self._num_seen = 0
+
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._path = trainer.strategy.broadcast(free_path(run_folder(trainer) / "predictions.jsonl"))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._part = part_path(self._path, trainer.global_rank).open("x", encoding="utf-8")
+        self._num_seen = 0
+
+    @override
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Sequence[Mapping[str, Any]],
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        assert self._part is not None
+        if not batch_indices:  # a loader without a sampler: rank r reads every world_size-th example, from r on
+            first = self._num_seen
+            batch_indices = [(first + i) * trainer.world_size + trainer.global_rank for i in range(len(prediction))]
+        for index, answer in zip(batch_indices, prediction, strict=True):
+            line = json.dumps({"place": [dataloader_idx, index], "answer": answer}, ensure_ascii=False)
+            self._part.write(line + "\n")
+        self._part.flush()
+        self._num_seen += len(prediction)
+
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._part is not None
+        assert self._path is not None
+        self._part.close()
+        trainer.strategy.barrier("PredictionWriter")
+        if trainer.is_global_zero:
+            join(self._path, trainer.world_size)
+            rich.get_console().print(f"Answers: {shown(self._path)}")
+
+
+def free_path(path: Path) -> Path:
+    """The first of ``name.jsonl``, ``name-1.jsonl``, ... that neither a file nor a crashed run's parts occupy."""
+    for number in count():
+        candidate = path.with_stem(f"{path.stem}-{number}") if number else path
+        if not candidate.exists() and not part_path(candidate, 0).exists():
+            return candidate
+    raise AssertionError("count() does not end")
+
+
+def part_path(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.name}.rank{rank}")
+
+
+def join(path: Path, num_parts: int) -> None:
+    """Merge the parts into ``path``: sorted by place, each place once; the parts are deleted when it stands."""
+    answers: dict[tuple[int, int], Any] = {}
+    for rank in range(num_parts):
+        for row in rows(part_path(path, rank)):
+            answers[tuple(row["place"])] = row["answer"]
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        for place in sorted(answers):
+            file.write(json.dumps(answers[place], ensure_ascii=False) + "\n")
+    temporary.replace(path)
+    for rank in range(num_parts):
+        part_path(path, rank).unlink()
+
+
+def rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)

@@ -1,0 +1,57 @@
+"""What the callbacks read from a running training: the adapter, the base's name, the run folder, TensorBoard."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+
+from bishare.adapters.base import Adapter
+from bishare.errors import UserError
+
+
+def adapter_of(pl_module: LightningModule) -> Adapter:
+    """The module's adapter.
+
+    Raises:
+        UserError: The module has none.
+    """
+    adapter = getattr(pl_module, "adapter", None)
+    if not isinstance(adapter, Adapter):
+        raise UserError(
+            f"{type(pl_module).__name__} has no adapter to look at; train a BiShareModule, "
+            "or give your module an attribute `adapter` in configure_model."
+        )
+    return adapter
+
+
+def model_of(pl_module: LightningModule) -> nn.Module:
+    """The model that carries the adapter: the module's ``model``, or the module itself."""
+    model = getattr(pl_module, "model", None)
+    return model if isinstance(model, nn.Module) else pl_module
+
+
+def base_of(pl_module: LightningModule) -> str:
+    """Name of the base model as the user gave it, empty when the module does not tell."""
+    return str(getattr(pl_module, "base", "") or pl_module.hparams.get("base", ""))
+
+
+def run_folder(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir)
+
+
+def adapter_folder(trainer: Trainer) -> Path:
+    """Where a run keeps its adapter."""
+    return run_folder(trainer) / "adapter"
+
+
+def tensorboards(trainer: Trainer) -> list[Any]:
+    """TensorBoard's SummaryWriter of every such logger; on other ranks than zero they do nothing."""
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def shown(path: Path) -> str:
+    """A path as a person reads it: relative to the current folder when it lies below."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

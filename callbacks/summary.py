@@ -1,0 +1,165 @@
+"""Says what a run is about when it starts, and what came of it and where it lies when it ends."""
+
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import rich
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.markup import escape
+from rich.table import Table
+from typing_extensions import override
+
+from bishare.adapters.base import Adapter, AdapterConfig
+from callbacks.checkpoint import AdapterCheckpoint
+from callbacks.run import adapter_folder, adapter_of, base_of, model_of, shown, tensorboards
+
+VAL_LOSS = "val/loss"
+"""The metric compared before and after."""
+
+
+class RunSummary(Callback):
+    """Prints model, method, data and strategy at the start; at the end losses before and after, time and folders.
+
+    The loss before training is that of Lightning's sanity check, if it runs over all of the validation set
+    (``num_sanity_val_steps: -1``). A resumed run keeps the loss from before its first step.
+
+    Logs:
+        ``val/loss``: the loss before training, at step 0.
+    """
+
+    def __init__(self) -> None:
+        self._before: float | None = None
+        self._after: tuple[int, float] | None = None  # optimizer step, loss
+        self._started: float | None = None  # seconds, monotonic
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self._before}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["before"]
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._after = None
+        self._started = time.monotonic()
+        show_lines(start_lines(trainer, pl_module))
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.num_sanity_val_batches != trainer.num_val_batches or VAL_LOSS not in trainer.callback_metrics:
+            return
+        self._before = float(trainer.callback_metrics[VAL_LOSS])
+        for tensorboard in tensorboards(trainer):
+            tensorboard.add_scalar(VAL_LOSS, self._before, 0)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and VAL_LOSS in trainer.callback_metrics:
+            self._after = trainer.global_step, float(trainer.callback_metrics[VAL_LOSS])
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.progress_bar_callback is not None:  # end its live display, so that the summary stands below it
+            trainer.progress_bar_callback.teardown(trainer, pl_module, stage="fit")
+        show_lines(self._end_lines(trainer))
+
+    def _end_lines(self, trainer: Trainer) -> dict[str, str]:
+        assert self._started is not None
+        lines = {"validation": loss_line(self._before, self._after, trainer.global_step)}
+        lines["time"] = f"{duration(time.monotonic() - self._started)} for {trainer.global_step:,} optimizer steps"
+        if any(isinstance(callback, AdapterCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set in Trainer.__init__
+            lines["adapter"] = shown(adapter_folder(trainer))
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                lines["logs"] = tensorboard_command(Path(logger.log_dir))
+        return lines
+
+
+@rank_zero_only
+def show_lines(lines: dict[str, str]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    for name, text in lines.items():
+        grid.add_row(f"[bold]{name}[/bold]", escape(text))
+    console = rich.get_console()
+    console.print()
+    console.print(grid)
+    console.print()
+
+
+def start_lines(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
+    """Model, method, data and strategy, one line each."""
+    adapter, model = adapter_of(pl_module), model_of(pl_module)
+    base = base_of(pl_module)
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
+    return {
+        "model": f"{base or type(model).__name__}, {', '.join(sorted(dtypes)) or 'trained whole'}",
+        "method": describe(adapter),
+        "data": describe_data(trainer),
+        "strategy": f"{trainer.world_size} x {trainer.strategy.root_device.type}, {type(trainer.strategy).__name__}, "
+        f"precision {trainer.precision}",
+    }
+
+
+def describe(adapter: Adapter) -> str:
+    """The method with its own options, and what it adapts."""
+    common = {field.name for field in fields(AdapterConfig)}
+    own = [f"{f.name} {getattr(adapter.config, f.name)}" for f in fields(adapter.config) if f.name not in common]
+    kinds = ", ".join(dict.fromkeys(slot.kind for slot in adapter.slots))
+    num_layers = len({slot.layer for slot in adapter.slots})
+    return f"{adapter.config.method} ({', '.join(own)}) on {kinds} of {num_layers} layers"
+
+
+def describe_data(trainer: Trainer) -> str:
+    """The data module, how much makes an optimizer step, and how many there are."""
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer.fit
+    words = [type(data).__name__ if data is not None else "a plain loader"]
+    if hasattr(data, "batch_size"):
+        words.append(
+            f"{data.batch_size} examples per optimizer step in {trainer.accumulate_grad_batches} micro-batches"
+        )
+    if hasattr(data, "steps_per_epoch"):
+        words.append(f"{data.steps_per_epoch:,} steps per epoch")
+    if trainer.max_steps != -1:
+        words.append(f"at most {trainer.max_steps:,} steps")
+    elif trainer.max_epochs is not None and trainer.max_epochs != -1:
+        words.append(f"{trainer.max_epochs} epoch{'s' if trainer.max_epochs != 1 else ''}")
+    return ", ".join(words)
+
+
+def loss_line(before: float | None, after: tuple[int, float] | None, last_step: int) -> str:
+    """Both losses and their difference; says which was not measured, and why."""
+    if after is None:
+        return "the loss was not measured (no validation ran; see val_check_interval)"
+    step, loss = after
+    when = "after" if step == last_step else f"at step {step:,}"
+    if before is None:
+        return f"loss {loss:.3f} {when} (before: not measured; num_sanity_val_steps: -1 does)"
+    return f"loss {before:.3f} before, {loss:.3f} {when}: {loss - before:+.3f} nats"
+
+
+def duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def tensorboard_command(folder: Path) -> str:
+    """The command that opens these logs, with this Python's TensorBoard where the shell would not find it."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    found = shutil.which("tensorboard")
+    here = beside.exists() and (found is None or not Path(found).samefile(beside))
+    return shlex.join([shown_program(beside) if here else "tensorboard", "--logdir", shown(folder)])
+
+
+def shown_program(path: Path) -> str:
+    """Like ``shown``, but without following links: a virtual environment's programs stay in it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -78,6 +78,11 @@ class AdapterConfig(ABC):
     dropout: float = 0.0
     """Probability of dropping an input feature of the update while training."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # A checkpoint written from Python holds the configuration itself; torch.load may then read it.
+        torch.serialization.add_safe_globals([cls])
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"dropout is {self.dropout}; it must be at least 0 and below 1.")

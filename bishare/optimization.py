@@ -1,0 +1,63 @@
+"""AdamW over an adapter's named parameter groups, and the learning-rate schedule."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from bishare.adapters.base import Adapter
+from bishare.errors import UserError
+
+
+def parameter_groups(
+    adapter: Adapter, *, learning_rate: float, lr_factors: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The adapter's parameters as optimizer groups, each with its name and learning rate.
+
+    Args:
+        adapter: Its groups are named ``level.role``, e.g. ``local.A`` or ``intra.kernel``.
+        learning_rate: Of a group without a factor.
+        lr_factors: Factor by group name (``intra.B``) or by role for all levels (``B``: LoRA+ of Hayou et al., 2024,
+            arXiv:2402.12354); a group's own name wins.
+
+    Raises:
+        UserError: A factor names no group.
+    """
+    groups = adapter.groups()
+    roles = {name.split(".")[-1] for name in groups}
+    if unknown := sorted(set(lr_factors) - set(groups) - roles):
+        known = ", ".join((*sorted(roles), *groups))
+        raise UserError(f"lr_factors names {unknown[0]!r}; this adapter has {known}.")
+    return [
+        {
+            "params": parameters,
+            "name": name,
+            "lr": learning_rate * lr_factors.get(name, lr_factors.get(name.split(".")[-1], 1.0)),
+        }
+        for name, parameters in groups.items()
+    ]
+
+
+def adamw(groups: list[dict[str, Any]], *, weight_decay: float) -> AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) with torch's fused update, on the CPU too."""
+    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return AdamW(groups, weight_decay=weight_decay, fused=fused)
+
+
+def linear_schedule(step: int, *, warmup_steps: int, total_steps: int) -> float:
+    """Factor of the learning rate at an optimizer step, counted from 0.
+
+    It rises linearly from 1/100 at step 0 (0 would waste the step) to 1 at ``warmup_steps``, and falls linearly to
+    reach 0 at ``total_steps``, one step after the last.
+    """
+    if step < warmup_steps:
+        return 0.01 + 0.99 * step / warmup_steps
+    return max(0.0, (total_steps - step) / max(1, total_steps - warmup_steps))
+
+
+def warmup_and_decay(optimizer: AdamW, *, warmup_steps: int, total_steps: int) -> LambdaLR:
+    """The scheduler of :func:`linear_schedule`, stepped once per optimizer step."""
+    return LambdaLR(optimizer, lambda step: linear_schedule(step, warmup_steps=warmup_steps, total_steps=total_steps))

@@ -1,0 +1,220 @@
+"""Cuts an epoch into optimizer steps of a fixed number of examples, and each step into packs of nearly equal tokens.
+
+The batch of an optimizer step depends on the seed and the epoch alone, not on the number of devices or on the
+accumulation; each pack knows the labels of its whole step, so that the loss is their mean however they are dealt.
+"""
+
+import heapq
+import math
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from bishare.data.examples import Pack
+from bishare.errors import UserError
+
+
+def choose_accumulation(
+    lengths: npt.ArrayLike, *, batch_size: int, tokens_per_micro_batch: int, world_size: int
+) -> int:
+    """The fewest micro-batches per step whose mean number of tokens is within the budget.
+
+    Args:
+        lengths: Tokens of every training example.
+        batch_size: Examples per optimizer step on all devices.
+        tokens_per_micro_batch: The budget of one device's micro-batch.
+        world_size: Number of devices.
+
+    Raises:
+        UserError: If the devices cannot share the batch equally, or are more than the examples.
+    """
+    if batch_size % world_size:
+        below = batch_size // world_size * world_size
+        nearest = f"{below} or {below + world_size}" if below else f"{world_size}"
+        raise UserError(
+            f"batch_size is {batch_size}, which {world_size} devices cannot share equally; the nearest: {nearest}."
+        )
+    tokens = np.asarray(lengths)
+    if len(tokens) < world_size:
+        raise UserError(f"{len(tokens)} training examples are fewer than the {world_size} devices.")
+    examples = min(batch_size, len(tokens))
+    wanted = math.ceil(examples * float(tokens.mean()) / (world_size * tokens_per_micro_batch))
+    return max(1, min(wanted, examples // world_size))
+
+
+class StepSampler(DistributedSampler[Pack]):
+    """This rank's packs, ``accumulation`` for each optimizer step; a pure function of the seed and the epoch.
+
+    It subclasses torch's ``DistributedSampler`` so that Lightning leaves it in place and sets its epoch. A last, short
+    step is kept if it fills every pack, and left out otherwise.
+
+    Args:
+        lengths: Tokens of every example.
+        num_labels: Labels of every example.
+        batch_size: Examples per optimizer step on all devices.
+        accumulation: Micro-batches per optimizer step and device.
+        world_size: Number of devices.
+        rank: This device's number.
+        seed: Seed of the order of examples.
+
+    Raises:
+        UserError: If a step has fewer examples than packs.
+    """
+
+    def __init__(
+        self,
+        lengths: npt.ArrayLike,
+        num_labels: npt.ArrayLike,
+        *,
+        batch_size: int,
+        accumulation: int,
+        world_size: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.lengths, self.num_labels = np.asarray(lengths), np.asarray(num_labels)
+        super().__init__(cast(Dataset[Any], self.lengths), num_replicas=world_size, rank=rank, seed=seed)
+        self.batch_size, self.accumulation = batch_size, accumulation
+        self.start = 0
+        """Packs of the epoch to leave out at the front: where a resumed run goes on."""
+        self.num_packs = accumulation * world_size
+        if batch_size < self.num_packs:
+            raise UserError(
+                f"batch_size is {batch_size}, but a step has {self.num_packs} packs ({accumulation} micro-batches on "
+                f"{world_size} devices); the nearest that fills them: {self.num_packs}."
+            )
+        full, rest = divmod(len(self.lengths), batch_size)
+        self.num_steps = full + (rest >= self.num_packs)
+        if self.num_steps == 0:
+            raise UserError(f"{rest} training examples are fewer than the {self.num_packs} packs of one step.")
+        if 0 < rest < self.num_packs:
+            rank_zero_info(
+                f"Each epoch leaves out the {rest} examples of its last step, which has {self.num_packs} packs to fill."
+            )
+
+    def __len__(self) -> int:
+        return self.num_steps * self.accumulation
+
+    def __iter__(self) -> Iterator[Pack]:
+        return iter(self.packs(self.epoch)[self.start :])
+
+    def packs(self, epoch: int) -> list[Pack]:
+        """This rank's packs of a whole epoch, in order."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        steps = (order[step * self.batch_size : (step + 1) * self.batch_size] for step in range(self.num_steps))
+        return [pack for step in steps for pack in self._deal(step)[self.rank :: self.num_replicas]]
+
+    def _deal(self, step: npt.NDArray[np.int64]) -> list[Pack]:
+        """Give each example, the longest first, to the pack with the fewest tokens; the fullest pack comes first."""
+        num_step_labels = int(self.num_labels[step].sum())
+        packs: list[list[int]] = [[] for _ in range(self.num_packs)]
+        tokens = [(0, place) for place in range(self.num_packs)]  # a heap; every length is positive, so none stays 0
+        for index in sorted(map(int, step), key=lambda index: -self.lengths[index]):
+            total, place = heapq.heappop(tokens)
+            packs[place].append(index)
+            heapq.heappush(tokens, (total + int(self.lengths[index]), place))
+        # Packs that run side by side on the devices are neighbours in size, so that no device waits long.
+        return [Pack(tuple(packs[place]), num_step_labels) for _, place in sorted(tokens, reverse=True)]
+
+
+class EvaluationSampler(DistributedSampler[Pack]):
+    """This rank's packs for evaluation: every example exactly once, as many packs on each rank, none empty.
+
+    Args:
+        lengths: Tokens of every example; at least one example per device.
+        tokens_per_pack: About how many tokens a pack holds.
+        world_size: Number of devices.
+        rank: This device's number.
+    """
+
+    def __init__(self, lengths: npt.ArrayLike, *, tokens_per_pack: int, world_size: int = 1, rank: int = 0) -> None:
+        tokens = np.asarray(lengths)
+        super().__init__(cast(Dataset[Any], tokens), num_replicas=world_size, rank=rank, shuffle=False)
+        wanted = math.ceil(int(tokens.sum()) / (world_size * tokens_per_pack)) * world_size
+        # Under ZeRO-3 every forward is a collective: ranks with different numbers of packs would wait for ever.
+        num_packs = min(wanted, len(tokens) // world_size * world_size)
+        assert num_packs > 0, "fewer examples than devices"
+        by_length = np.argsort(-tokens, kind="stable")
+        packs = [Pack(tuple(map(int, part))) for part in np.array_split(by_length, num_packs)]
+        self.packs = packs[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __iter__(self) -> Iterator[Pack]:
+        return iter(self.packs)
+
+
+class StepLoader(DataLoader[dict[str, Any]]):
+    """A loader over a ``StepSampler`` that goes on inside an epoch exactly where its state was saved.
+
+    Its state is the number of batches handed out, not of batches prepared by workers. A position belongs to its epoch:
+    when Lightning has moved on to another epoch, that one starts at its beginning.
+
+    Args:
+        dataset: Indexed by ``Pack``.
+        sampler: The packs of this rank.
+        num_workers: Processes that prepare batches.
+    """
+
+    def __init__(self, dataset: Dataset[dict[str, Any]], sampler: StepSampler, *, num_workers: int = 0) -> None:
+        # Its own generator: otherwise each epoch draws a seed for workers from torch's global stream, and a resumed
+        # run has drawn another number of them.
+        super().__init__(
+            dataset, batch_size=None, sampler=sampler, num_workers=num_workers, generator=torch.Generator()
+        )
+        self.steps = sampler
+        self._epoch, self._batches = 0, 0
+        self._resume: dict[str, int] | None = None
+
+    # A generator: it starts at the first batch, when Lightning has set the epoch; the iterator is made before that.
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch wants its own iterator class
+        self._epoch, self._batches = self.steps.epoch, self._take_resume_position()
+        self.steps.start = self._batches
+        iterator = super().__iter__()
+        self.steps.start = 0
+        for batch in iterator:
+            self._batches += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The position, and what it depends on."""
+        if self._resume is not None:
+            return self._resume
+        return {
+            "epoch": self._epoch,
+            "batches": self._batches,
+            "accumulation": self.steps.accumulation,
+            **self._identity(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on at a position from ``state_dict`` when its epoch is iterated next."""
+        self._resume = dict(state_dict)
+
+    def _take_resume_position(self) -> int:
+        state, self._resume = self._resume, None
+        if state is None or state["epoch"] != self.steps.epoch:
+            return 0
+        for name, now in self._identity().items():
+            if state[name] != now:
+                raise UserError(
+                    f"The checkpoint stands inside an epoch with {name} {state[name]}, now {name} is {now}: resume "
+                    "with the data and options of the first run."
+                )
+        # Another number of devices has another accumulation: the position is counted in optimizer steps then.
+        steps, rest = divmod(state["batches"], state["accumulation"])
+        same = state["accumulation"] == self.steps.accumulation
+        return steps * self.steps.accumulation + (rest if same else 0)
+
+    def _identity(self) -> dict[str, int]:
+        return {
+            "examples": len(self.steps.lengths),
+            "batch_size": self.steps.batch_size,
+            "seed": self.steps.seed,
+        }

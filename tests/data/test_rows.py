@@ -1,0 +1,94 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from bishare.data.rows import Row, read_rows
+from bishare.errors import UserError
+
+GOOD = {"instruction": "Add.", "input": "1 + 1", "output": "2", "source": "me"}
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def jsonl(path, objects):
+    return write(path, "".join(json.dumps(value) + "\n" for value in objects))
+
+
+def test_jsonl_and_a_json_list_give_the_same_rows(tmp_path):
+    objects = [GOOD, {"instruction": "Say\u2028hi.", "output": "Hi."}, {**GOOD, "input": None}]
+    lines = "\n".join(json.dumps(value, ensure_ascii=False) for value in objects) + "\n\n"
+    expected = [Row("Add.", "1 + 1", "2"), Row("Say\u2028hi.", "", "Hi."), Row("Add.", "", "2")]
+    assert read_rows(write(tmp_path / "a.jsonl", lines)) == expected
+    assert read_rows(write(tmp_path / "b.json", json.dumps(objects, indent=1))) == expected
+    assert read_rows(write(tmp_path / "c.json", "\ufeff" + lines)) == expected  # Windows editors; lines in a .json
+
+
+def test_a_folder_in_hub_format_is_read_by_split(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    jsonl(folder / "train.jsonl", [GOOD, {**GOOD, "input": None}])
+    jsonl(folder / "test.jsonl", [{**GOOD, "output": "two"}])
+    assert read_rows(str(folder)) == [Row("Add.", "1 + 1", "2"), Row("Add.", "", "2")]
+    assert read_rows(str(folder), split="test") == [Row("Add.", "1 + 1", "two")]
+    with pytest.raises(UserError, match=r"split dev\) cannot be loaded"):
+        read_rows(str(folder), split="dev")
+
+
+def test_a_name_that_is_neither_here_nor_on_the_hub_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(UserError, match=r"nobody/nothing .*cannot be loaded.*network") as error:
+        read_rows("nobody/nothing")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no rows"),
+        ("[]", "holds no rows"),
+        ("\n \n", "holds no rows"),
+        ('{"instruction": "a", "output": "b"}\n' * 16 + '{"instruction": "a"\n', r"row 17: broken JSON .*line 17"),
+        ('[{"instruction": "a", "output": "b"},\n{"instruction": "a" "output": 1}]', r"row 2: broken JSON .*line 2"),
+        ('[{"instruction": "a", "output": "b"}\n{"instruction": "a"}]', r"row 1: broken JSON"),
+        ('{"instruction": "a"}\n', r"row 1: the field output is missing; fields found: instruction\."),
+        ('{"text": "a"}\n', r"row 1: the field instruction is missing; fields found: text\."),
+        ('{"instruction": "a", "output": 3}\n', r"row 1: the field output is int, want text"),
+        ('{"instruction": "a", "output": "b", "input": []}\n', r"row 1: the field input is list, want text"),
+        ('"text"\n', r"row 1: str found, want an object"),
+        ("[1]", r"row 1: int found, want an object"),
+    ],
+)
+def test_faults_name_the_file_and_the_row(tmp_path, text, message):
+    with pytest.raises(UserError, match=rf"rows\.jsonl.*{message}") as error:
+        read_rows(write(tmp_path / "rows.jsonl", text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
+        read_rows(str(tmp_path / "none.jsonl"))
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "rows.json").write_bytes(b"\xff\xfe{}")
+    with pytest.raises(UserError, match=r"rows\.json is not UTF-8"):
+        read_rows(str(tmp_path / "rows.json"))
+
+
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
+    path = jsonl(tmp_path / "rows.jsonl", [GOOD])
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)  # root may read whatever its mode says
+    with pytest.raises(UserError, match=r"rows\.jsonl cannot be read: Permission denied"):
+        read_rows(path)

@@ -1,0 +1,67 @@
+"""The optimizer's groups and the learning-rate schedule."""
+
+import pytest
+import torch
+from torch import nn
+
+from bishare.adapters.base import Slot
+from bishare.adapters.bishare import BiShareConfig
+from bishare.errors import UserError
+from bishare.optimization import adamw, linear_schedule, parameter_groups, warmup_and_decay
+
+SLOTS = [Slot(name=f"layers.0.{kind}", layer=0, kind=kind, in_features=8, out_features=6) for kind in ("q", "up")]
+
+
+def test_the_rate_rises_from_a_hundredth_and_falls_to_zero_after_the_last_step() -> None:
+    rates = [linear_schedule(step, warmup_steps=10, total_steps=110) for step in range(111)]
+    assert rates[0] == 0.01
+    assert rates[5] == pytest.approx(0.505)
+    assert rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[109] == pytest.approx(0.01)
+    assert rates[110] == 0.0
+
+
+def test_a_run_without_warm_up_starts_at_the_peak() -> None:
+    assert linear_schedule(0, warmup_steps=0, total_steps=4) == 1.0
+
+
+def test_the_rate_stays_at_zero_when_a_run_goes_on_past_its_total() -> None:
+    assert linear_schedule(7, warmup_steps=2, total_steps=5) == 0.0
+
+
+def test_every_parameter_is_in_exactly_one_named_group() -> None:
+    adapter = BiShareConfig(size=4).build(SLOTS)
+    groups = parameter_groups(adapter, learning_rate=1e-3, lr_factors={})
+    grouped = [p for group in groups for p in group["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in adapter.parameters()}
+    assert len(grouped) == len(list(adapter.parameters()))
+    assert [group["name"] for group in groups][:3] == ["inter.A", "inter.B", "inter.kernel"]
+
+
+def test_a_factor_for_a_role_holds_on_all_levels_and_a_groups_own_wins() -> None:
+    adapter = BiShareConfig(size=4).build(SLOTS)
+    groups = parameter_groups(adapter, learning_rate=0.1, lr_factors={"B": 16.0, "intra.B": 2.0})
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates["local.B"] == rates["inter.B"] == pytest.approx(1.6)
+    assert rates["intra.B"] == pytest.approx(0.2)
+    assert rates["local.A"] == rates["intra.kernel"] == pytest.approx(0.1)
+
+
+def test_a_factor_for_an_unknown_group_is_refused_with_the_known_ones() -> None:
+    adapter = BiShareConfig(transform="slice").build(SLOTS)
+    with pytest.raises(UserError, match=r"'kernel'; this adapter has A, B, inter\.A"):
+        parameter_groups(adapter, learning_rate=0.1, lr_factors={"kernel": 2.0})
+
+
+def test_factors_and_schedule_multiply() -> None:
+    weight = nn.Parameter(torch.zeros(3))
+    optimizer = adamw([{"params": [weight], "name": "local.B", "lr": 0.4}], weight_decay=0.0)
+    schedule = warmup_and_decay(optimizer, warmup_steps=2, total_steps=6)
+    seen = []
+    for _ in range(4):
+        seen.append(optimizer.param_groups[0]["lr"])
+        weight.grad = torch.ones(3)
+        optimizer.step()
+        schedule.step()
+    assert seen == pytest.approx([0.004, 0.202, 0.4, 0.3])

@@ -1,3 +1,49 @@
 """Parameter-sharing LoRA: Bi-Share LoRA and ASLoRA for any Hugging Face model."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bishare.adapters.bishare import BiShareConfig
+    from bishare.adapters.checkpoint import load_adapter, save_adapter
+    from bishare.adapters.inject import inject, merge, remove, unmerge
+    from bishare.adapters.lora import LoRAConfig
+    from bishare.module import BiShareModule
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "BiShareConfig",
+    "BiShareModule",
+    "LoRAConfig",
+    "inject",
+    "load_adapter",
+    "merge",
+    "remove",
+    "save_adapter",
+    "unmerge",
+]
+
+_MODULES = {
+    "BiShareConfig": "bishare.adapters.bishare",
+    "BiShareModule": "bishare.module",
+    "LoRAConfig": "bishare.adapters.lora",
+    "inject": "bishare.adapters.inject",
+    "load_adapter": "bishare.adapters.checkpoint",
+    "merge": "bishare.adapters.inject",
+    "remove": "bishare.adapters.inject",
+    "save_adapter": "bishare.adapters.checkpoint",
+    "unmerge": "bishare.adapters.inject",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on its first use: ``import bishare`` takes milliseconds, torch seconds."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,110 @@
+"""The command line: a table of commands, each imported only when it runs, and one line for each user's mistake."""
+
+import difflib
+import errno
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from typing_extensions import override
+
+from bishare import __version__
+from bishare.errors import UserError
+
+
+class Command(NamedTuple):
+    """What ``python -m bishare NAME ...`` does."""
+
+    help: str
+    function: str
+    """``module:function``; it is called with the command's name and its arguments."""
+
+
+COMMANDS = {
+    "fit": Command("train an adapter", "bishare.lightning_cli:run"),
+    "validate": Command("measure loss and accuracy on the validation data", "bishare.lightning_cli:run"),
+    "test": Command("measure loss and accuracy on the test data", "bishare.lightning_cli:run"),
+    "predict": Command("write answers to the prompts of the data", "bishare.lightning_cli:run"),
+}
+
+# The machine's state rather than a mistake in our code: no traceback.
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit code: 0, 1 for a command that failed, 2 for one that was called wrongly, 130 when interrupted.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"bishare {__version__}")
+        return 0
+    if name not in COMMANDS:
+        return _fail(f"{name} is not a command{_suggestion(name)}; `python -m bishare --help` lists them.", code=2)
+    try:
+        sys.meta_path.insert(0, _OurCallbacks())
+        module, function = COMMANDS[name].function.split(":")
+        getattr(importlib.import_module(module), function)(name, rest)
+    except UserError as error:
+        return _fail(str(error), code=1)
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        return _fail(f"{error.strerror}: {error.filename or 'while writing'}", code=1)
+    except KeyboardInterrupt:
+        return _fail("interrupted.", code=130)
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into exit code 1
+            raise
+        return _fail("interrupted.", code=130)
+    return 0
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        "Parameter-sharing LoRA: Bi-Share LoRA and ASLoRA for any Hugging Face model.\n\n"
+        "usage: python -m bishare COMMAND [--config FILE.yaml ...] [--option value ...]\n\n"
+        f"{commands}\n\n"
+        "`python -m bishare COMMAND --help` lists a command's options; `make demo` shows a whole training."
+    )
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _fail(message: str, *, code: int) -> int:
+    rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
+    where = "" if rank == "0" else f" (rank {rank})"
+    print(f"bishare{where}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+class _OurCallbacks(MetaPathFinder):
+    """Finds ``callbacks`` beside this package, whatever the folder that the user happens to stand in holds."""
+
+    @override
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "callbacks":
+            return None
+        folder = Path(__file__).resolve().parents[1] / "callbacks"
+        return importlib.util.spec_from_file_location(
+            fullname, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )

@@ -1,0 +1,39 @@
+"""Silences messages of other packages that tell a user nothing, each by its own words."""
+
+import logging
+import warnings
+
+from typing_extensions import override
+
+_LOGGED = {
+    # Advertisements, and the absence of a device that nobody asked for.
+    "lightning.pytorch.utilities.rank_zero": ("💡 Tip: ", "TPU available: False"),
+    # DeepSpeed is imported by accelerate even where it is not used.
+    "DeepSpeed": ("Setting accelerator to CPU",),
+}
+
+_WARNED = (
+    r".*does not have many workers which may be a bottleneck.*",
+    # Said of every resume: the run folder holds the checkpoint that is resumed.
+    r"Checkpoint directory .* exists and is not empty.*",
+)
+
+
+class _Without(logging.Filter):
+    """Lets pass what does not begin with any of these words."""
+
+    def __init__(self, beginnings: tuple[str, ...]) -> None:
+        super().__init__()
+        self.beginnings = beginnings
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.beginnings)
+
+
+def silence_known_noise() -> None:
+    """Install the filters."""
+    for logger, beginnings in _LOGGED.items():
+        logging.getLogger(logger).addFilter(_Without(beginnings))
+    for message in _WARNED:
+        warnings.filterwarnings("ignore", message)

@@ -1,0 +1,28 @@
+import torch
+
+from bishare.data.examples import Examples, Pack, count_labels
+from bishare.data.prompts import NO_LABEL, Example
+
+SHORT = Example([5, 6], [NO_LABEL, 6], cut=False)
+LONG = Example(list(range(1, 10)), [NO_LABEL] * 4 + list(range(5, 10)), cut=False)
+
+
+def test_a_batch_is_padded_on_the_right_to_a_multiple_of_eight_the_longest_row_first():
+    batch = Examples([SHORT, LONG], pad_token_id=3)[Pack((0, 1), num_step_labels=40)]
+    assert batch["input_ids"].tolist() == [[*range(1, 10)] + [3] * 7, [5, 6] + [3] * 14]
+    assert batch["attention_mask"].tolist() == [[1] * 9 + [0] * 7, [1] * 2 + [0] * 14]
+    assert batch["labels"].tolist() == [LONG.labels + [NO_LABEL] * 7, [NO_LABEL, 6] + [NO_LABEL] * 14]
+    assert {value.dtype for value in batch.values() if isinstance(value, torch.Tensor)} == {torch.int64}
+    assert batch["num_step_labels"] == 40
+
+
+def test_a_pack_without_a_step_makes_a_batch_without_its_labels():
+    batch = Examples([SHORT, LONG], pad_token_id=0)[Pack((0,))]
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert batch["input_ids"].shape == (1, 8)
+
+
+def test_labels_are_counted_after_the_shift():
+    examples = Examples([SHORT, LONG, Example([1, 2], [1, 2], cut=False)], pad_token_id=0)
+    assert examples.num_labels.tolist() == [1, 5, 1]
+    assert count_labels(Example([1], [1], cut=False)) == 0

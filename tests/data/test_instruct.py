@@ -1,0 +1,24 @@
+import json
+
+import pytest
+
+from bishare.data.instruct import InstructionData
+from bishare.errors import UserError
+
+
+def test_a_file_becomes_batches(tmp_path, tokenizer, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row._asdict()) for row in rows))
+    data = InstructionData(str(path), tokenizer=tokenizer, batch_size=8, prompt="chat")
+    data.prepare_data()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert "<|im_start|>user\nCount to" in tokenizer.decode(batch["input_ids"][0])
+    assert data.render_prompt("Hi", "you") == "<|im_start|>user\nHi\n\nyou<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_missing_file_is_reported_by_setup(tmp_path, tokenizer):
+    data = InstructionData(str(tmp_path / "none.jsonl"), tokenizer=tokenizer)
+    data.prepare_data()
+    with pytest.raises(UserError, match="does not exist"):
+        data.setup("fit")

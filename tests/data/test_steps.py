@@ -1,0 +1,269 @@
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import Dataset, DistributedSampler
+
+from bishare.data.examples import Pack
+from bishare.data.steps import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
+from bishare.errors import UserError
+
+LENGTHS = [5 + (7 * n) % 61 for n in range(103)]
+LABELS = [1 + n % 9 for n in range(103)]
+
+
+def sampler(*, num_examples=103, batch_size=16, accumulation=2, **options):
+    return StepSampler(
+        LENGTHS[:num_examples], LABELS[:num_examples], batch_size=batch_size, accumulation=accumulation, **options
+    )
+
+
+def steps_of(ranks, epoch, accumulation):
+    """The examples of each step, from every rank's packs."""
+    packs = [rank.packs(epoch) for rank in ranks]
+    return [
+        sorted(index for rank in packs for pack in rank[start : start + accumulation] for index in pack.indices)
+        for start in range(0, len(packs[0]), accumulation)
+    ]
+
+
+class TestAccumulation:
+    def test_is_the_fewest_micro_batches_within_the_token_budget(self):
+        def choose(budget, world_size=1):
+            return choose_accumulation([100] * 500, batch_size=64, tokens_per_micro_batch=budget, world_size=world_size)
+
+        assert choose(6400) == 1
+        assert choose(6399) == 2
+        assert choose(1000) == 7
+        assert choose(1600, world_size=2) == 2
+        assert choose(1, world_size=4) == 16  # never more packs than examples
+
+    def test_counts_the_examples_that_there_are(self):
+        assert choose_accumulation([100] * 10, batch_size=64, tokens_per_micro_batch=500, world_size=1) == 2
+
+    def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_nearest(self):
+        with pytest.raises(UserError, match=r"batch_size is 10, which 4 devices .*nearest: 8 or 12\."):
+            choose_accumulation([9] * 99, batch_size=10, tokens_per_micro_batch=100, world_size=4)
+        with pytest.raises(UserError, match=r"nearest: 4\."):
+            choose_accumulation([9] * 99, batch_size=3, tokens_per_micro_batch=100, world_size=4)
+
+    def test_fewer_examples_than_devices_are_refused(self):
+        with pytest.raises(UserError, match="3 training examples are fewer than the 4 devices"):
+            choose_accumulation([9] * 3, batch_size=4, tokens_per_micro_batch=100, world_size=4)
+
+
+class TestStepSampler:
+    def test_every_example_comes_once_per_epoch_in_steps_of_the_batch_size(self):
+        steps = steps_of([sampler()], 0, 2)
+        assert [len(step) for step in steps] == [16] * 6 + [7]
+        assert sorted(index for step in steps for index in step) == list(range(103))
+
+    @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (1, 7), (2, 3), (4, 1)])
+    def test_the_steps_do_not_depend_on_devices_and_accumulation(self, world_size, accumulation):
+        ranks = [sampler(accumulation=accumulation, world_size=world_size, rank=rank) for rank in range(world_size)]
+        assert steps_of(ranks, 3, accumulation) == steps_of([sampler()], 3, 2)
+
+    def test_the_order_is_a_function_of_seed_and_epoch(self):
+        assert sampler().packs(1) == sampler().packs(1)
+        assert sampler().packs(1) != sampler().packs(2)
+        assert sampler(seed=1).packs(1) != sampler(seed=2).packs(1)
+        assert sampler(seed=1).packs(2) != sampler(seed=2).packs(1)
+
+    def test_packs_of_a_step_have_nearly_equal_tokens_and_none_is_empty(self):
+        ranks = [sampler(accumulation=2, world_size=2, rank=rank) for rank in range(2)]
+        for start in range(0, len(ranks[0]), 2):
+            packs = [pack for rank in ranks for pack in rank.packs(0)[start : start + 2]]
+            tokens = [sum(LENGTHS[index] for index in pack.indices) for pack in packs]
+            longest = max(LENGTHS[index] for pack in packs for index in pack.indices)
+            assert min(tokens) > 0
+            assert max(tokens) - min(tokens) <= longest  # the bound of longest-first dealing
+            assert max(tokens) <= 4 / 3 * max(sum(tokens) / 4, longest)
+
+    def test_each_pack_knows_the_labels_of_its_whole_step(self):
+        ranks = [sampler(accumulation=3, world_size=2, rank=rank) for rank in range(2)]
+        for number, step in enumerate(steps_of(ranks, 0, 3)):
+            total = sum(LABELS[index] for index in step)
+            for rank in ranks:
+                assert {pack.num_step_labels for pack in rank.packs(0)[3 * number : 3 * number + 3]} == {total}
+
+    def test_a_short_last_step_is_left_out_where_it_cannot_fill_the_packs(self, caplog):
+        assert sampler(num_examples=20, batch_size=16, accumulation=4).num_steps == 2
+        assert not caplog.messages
+        steps = sampler(num_examples=19, batch_size=16, accumulation=4)
+        assert caplog.messages == ["Each epoch leaves out the 3 examples of its last step, which has 4 packs to fill."]
+        assert steps.num_steps == 1
+        assert len(steps) == len(steps.packs(0)) == 4
+
+    def test_fewer_examples_than_a_step_make_one_short_step(self):
+        steps = sampler(num_examples=5, accumulation=2)
+        assert [len(step) for step in steps_of([steps], 0, 2)] == [5]
+        with pytest.raises(UserError, match="5 training examples are fewer than the 6 packs"):
+            sampler(num_examples=5, accumulation=6)
+
+    def test_more_packs_than_examples_of_a_step_are_refused(self):
+        with pytest.raises(UserError, match=r"batch_size is 4, but a step has 6 packs .*fills them: 6"):
+            sampler(batch_size=4, accumulation=3, world_size=2)
+
+    def test_is_a_distributed_sampler_so_that_lightning_keeps_it(self):
+        assert isinstance(sampler(), DistributedSampler)
+        assert isinstance(EvaluationSampler(LENGTHS, tokens_per_pack=100), DistributedSampler)
+
+
+class TestEvaluationSampler:
+    @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+    @pytest.mark.parametrize("num_examples", [4, 5, 103])
+    @pytest.mark.parametrize("tokens_per_pack", [1, 100, 10_000])
+    def test_every_example_once_and_as_many_packs_on_each_rank(self, world_size, num_examples, tokens_per_pack):
+        lengths = LENGTHS[:num_examples]
+        ranks = [
+            list(EvaluationSampler(lengths, tokens_per_pack=tokens_per_pack, world_size=world_size, rank=rank))
+            for rank in range(world_size)
+        ]
+        assert len({len(packs) for packs in ranks}) == 1
+        assert all(pack.indices for packs in ranks for pack in packs)
+        assert sorted(index for packs in ranks for pack in packs for index in pack.indices) == list(range(num_examples))
+        if tokens_per_pack == 100 and num_examples == 103:
+            assert len(ranks[0]) * world_size >= sum(lengths) / 100
+
+
+class Packs(Dataset):
+    """Hands back what it was asked for."""
+
+    def __getitem__(self, pack: Pack):
+        return {"indices": torch.tensor(pack.indices), "num_step_labels": pack.num_step_labels}
+
+
+def loader(num_workers=0, **options):
+    return StepLoader(Packs(), sampler(num_examples=20, batch_size=8, **options), num_workers=num_workers)
+
+
+def indices(batches):
+    return [tuple(batch["indices"].tolist()) for batch in batches]
+
+
+def epoch_of(steps: StepLoader, epoch: int):
+    steps.sampler.set_epoch(epoch)
+    return indices(steps)
+
+
+class TestStepLoader:
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_goes_on_exactly_where_it_stopped(self, num_workers):
+        whole = epoch_of(loader(), 0) + epoch_of(loader(), 1)
+        per_epoch = len(loader())
+        stops = range(1, 2 * per_epoch) if num_workers == 0 else [2, per_epoch, per_epoch + 1]
+        for stop in stops:
+            first, seen = loader(num_workers), []
+            for epoch in (0, 1):
+                first.sampler.set_epoch(epoch)
+                for batch in first:
+                    seen += indices([batch])
+                    if len(seen) == stop:
+                        break
+                if len(seen) == stop:
+                    break
+            state = first.state_dict()
+            second = loader(num_workers)
+            second.load_state_dict(state)
+            assert second.state_dict() == state
+            rest = epoch_of(second, epoch) + (epoch_of(second, 1) if epoch == 0 else [])
+            assert seen + rest == whole, stop
+
+    def test_iterating_before_the_epoch_is_set_does_no_harm(self):
+        steps = loader()
+        iterator = iter(steps)  # Lightning does this before it sets the epoch of a resumed run
+        steps.sampler.set_epoch(4)
+        assert indices(iterator) == epoch_of(loader(), 4)
+
+    def test_a_position_holds_for_its_own_epoch_only(self):
+        first = loader()
+        next(iter(first))
+        second = loader()
+        second.load_state_dict(first.state_dict())
+        assert epoch_of(second, 1) == epoch_of(loader(), 1)
+        assert epoch_of(second, 0) == epoch_of(loader(), 0)
+
+    def test_a_step_boundary_holds_under_another_accumulation(self):
+        first = loader(accumulation=2)
+        iterator = iter(first)
+        next(iterator), next(iterator)
+        second = loader(accumulation=1)
+        second.load_state_dict(first.state_dict())
+        assert [sorted(pack) for pack in indices(second)] == [
+            sorted(pack) for pack in epoch_of(loader(accumulation=1), 0)[1:]
+        ]
+
+    def test_other_data_inside_an_epoch_is_refused(self):
+        first = loader()
+        next(iter(first))
+        second = loader(seed=1)
+        second.load_state_dict(first.state_dict())
+        with pytest.raises(UserError, match="with seed 0, now seed is 1"):
+            next(iter(second))
+
+    @pytest.mark.parametrize("num_workers", [0, 2])
+    def test_leaves_the_global_random_stream_alone(self, num_workers):
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+        list(loader(num_workers))
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+class Counter(LightningModule):
+    """Notes the batches of every step; its one weight makes a valid optimizer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = []
+
+    def training_step(self, batch, batch_idx):
+        self.seen.append((self.trainer.current_epoch, batch_idx, tuple(batch["indices"].tolist())))
+        return self.weight * batch["indices"].sum()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-3)
+
+
+def fit(folder, callbacks, *, validate, num_workers, checkpoint=None, epochs=3):
+    model = Counter()
+    trainer = Trainer(
+        max_epochs=epochs,
+        accumulate_grad_batches=2,
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=callbacks,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    validation = loader() if validate else None
+    trainer.fit(model, loader(num_workers), validation, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+class TestResumeUnderLightning:
+    @pytest.mark.parametrize(("validate", "num_workers"), [(False, 0), (True, 0), (True, 2)])
+    def test_a_run_resumed_after_any_step_sees_the_batches_of_the_whole_run(self, tmp_path, validate, num_workers):
+        keep = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
+        whole = fit(tmp_path, [keep], validate=validate, num_workers=num_workers)
+        steps = 3 * len(loader()) // 2
+        for step in range(1, steps) if num_workers == 0 else [2, 3, 4]:
+            checkpoint = tmp_path / f"step={step}.ckpt"
+            resumed = fit(tmp_path, [], validate=validate, num_workers=num_workers, checkpoint=checkpoint)
+            assert resumed.seen == whole.seen[2 * step :], step
+            assert torch.equal(resumed.weight, whole.weight)
+
+    @pytest.mark.parametrize("validate", [False, True])
+    def test_so_does_a_run_resumed_from_the_end_of_an_epoch(self, tmp_path, validate):
+        keep = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
+        whole = fit(tmp_path, [keep], validate=validate, num_workers=0)
+        for epoch in (0, 1):
+            checkpoint = tmp_path / f"epoch={epoch}.ckpt"
+            resumed = fit(tmp_path, [], validate=validate, num_workers=0, checkpoint=checkpoint)
+            assert resumed.seen == whole.seen[(epoch + 1) * len(loader()) :], epoch

@@ -1,12 +1,16 @@
 """The adapter on disk: a folder with ``adapter_model.safetensors`` and ``adapter_config.json``.
 
-Each stored tensor stands in the file once, under its parameter's name, and dead ones are left out. The safetensors
+Each stored tensor stands in the file once, under its parameter's name. What the factors do not depend on is left out:
+dead parameters, and the running means that serve training only; the owner map of shared layers is kept. The safetensors
 file also carries the configuration in its header and is the only thing that is read back, so replacing that one file
-is atomic: a crash leaves the old adapter or the new one. The JSON beside it is the same text for people and tools.
+is atomic: a crash leaves the old adapter or the new one. The header's text is deflated, since the list of weights
+would outweigh a small adapter; the JSON beside it is the same text for people and tools.
 """
 
 import json
 import os
+import zlib
+from base64 import b85decode, b85encode
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -25,6 +29,8 @@ from bishare.errors import UserError
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 FORMAT = 1
+MAX_HEADER = 1 << 24
+"""Bytes of inflated header that are read at most; a model of 10,000 weights needs a sixteenth of it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, base: str = "") -> Non
     """Write ``adapter`` into ``folder``, over an earlier one if there is any, atomically.
 
     Args:
-        adapter: Its live parameters and its buffers are written.
+        adapter: Its live parameters and the buffers that its factors depend on are written.
         folder: Made if it does not exist.
         base: Name of the base model, to be found again.
 
@@ -49,7 +55,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, base: str = "") -> Non
         UserError: A tensor is empty (partitioned by ZeRO-3), or the folder can't be written.
     """
     tensors = {name: p.detach().cpu().contiguous() for name, p in adapter.live_parameters().items()}
-    tensors |= {name: b.detach().cpu().contiguous() for name, b in adapter.named_buffers()}
+    tensors |= {name: b.detach().cpu().contiguous() for name, b in adapter.file_buffers().items()}
     for name, tensor in tensors.items():
         if tensor.numel() == 0:
             raise UserError(f"{name} is empty: its values are partitioned; gather them before saving.")
@@ -60,7 +66,7 @@ def save_adapter(adapter: Adapter, folder: str | Path, *, base: str = "") -> Non
         "config": asdict(adapter.config),
         "slots": [[s.name, s.layer, s.kind, s.in_features, s.out_features] for s in adapter.slots],
     }
-    data = save(tensors, metadata={"bishare": json.dumps(about, separators=(",", ":"))})
+    data = save(tensors, metadata={"bishare": _deflate(about)})
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         _replace(Path(folder, CONFIG), (json.dumps(about, indent=1) + "\n").encode())
@@ -101,7 +107,7 @@ def read_adapter(folder: str | Path) -> AdapterFile:
         raise UserError(f"{path} can't be read ({error}); copy it again from its source.") from error
     if header is None:
         raise UserError(f"{path} was not written by bishare; a PEFT adapter is loaded with peft.")
-    about = json.loads(header)
+    about = _inflate(header, path)
     if about["format"] > FORMAT:
         raise UserError(f"{path} has format {about['format']}, this version reads up to {FORMAT}; upgrade bishare.")
     config = _config(about["method"], about["config"], path)
@@ -110,6 +116,18 @@ def read_adapter(folder: str | Path) -> AdapterFile:
         for name, layer, kind, n, m in about["slots"]
     )
     return AdapterFile(config, about["base"], slots, tensors)
+
+
+def _deflate(about: Mapping[str, Any]) -> str:
+    return b85encode(zlib.compress(json.dumps(about, separators=(",", ":")).encode(), 9)).decode()
+
+
+def _inflate(header: str, path: Path) -> dict[str, Any]:
+    try:
+        about: dict[str, Any] = json.loads(zlib.decompressobj().decompress(b85decode(header), MAX_HEADER))
+    except (ValueError, zlib.error) as error:
+        raise UserError(f"{path} has a damaged header ({error}); copy it again from its source.") from error
+    return about
 
 
 def _config(method: str, options: dict[str, Any], path: Path) -> AdapterConfig:
@@ -158,14 +176,28 @@ def load_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], *, where: str)
     Raises:
         UserError: A live tensor is missing, or one is unknown or of another shape. Nothing is copied then.
     """
-    places: dict[str, Tensor] = dict(adapter.named_parameters()) | dict(adapter.named_buffers())
+    buffers = adapter.file_buffers()
+    places: dict[str, Tensor] = dict(adapter.named_parameters()) | buffers
     for name, tensor in tensors.items():
         if name not in places:
             raise UserError(f"{where} has a tensor {name!r} that this adapter does not.")
         if tensor.shape != places[name].shape:
             shapes = list(tensor.shape), list(places[name].shape)
             raise UserError(f"{where}: {name} has shape {shapes[0]}, the adapter {shapes[1]}.")
-    if missing := sorted(set(adapter.live_parameters()) - set(tensors)):
-        raise UserError(f"{where} lacks {missing[0]!r} ({len(missing)} missing of {len(places)}).")
+    # The owner maps among the buffers say which parameters are live, so they come first.
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    _copy({name: tensor for name, tensor in tensors.items() if name in buffers}, buffers)
+    try:
+        adapter.refresh()
+        if missing := sorted(set(adapter.live_parameters()) - set(tensors)):
+            raise UserError(f"{where} lacks {missing[0]!r} ({len(missing)} missing of {len(places)}).")
+    except UserError:
+        _copy(before, buffers)
+        adapter.refresh()
+        raise
+    _copy(tensors, places)
+
+
+def _copy(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         places[name].copy_(tensor)

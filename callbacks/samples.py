@@ -73,7 +73,7 @@ class SampleAnswers(Callback):
     def _show(self, trainer: Trainer, answers: list[str]) -> None:
         step = trainer.global_step
         console = rich.get_console()
-        console.print(f"[bold]Answers {f'after {step:,} steps' if step else 'before training'}[/bold]")
+        console.print(f"[bold]Answers {f'at step {step:,}' if step else 'before training'}[/bold]")
         for question, answer in zip(self.questions, answers, strict=True):
             console.print(Padding(f"[cyan]{escape(question)}[/cyan]", (0, 0, 0, 2)))
             console.print(Padding(escape(answer.strip()) or "[dim](nothing)[/dim]", (0, 0, 0, 4)))

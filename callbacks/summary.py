@@ -13,7 +13,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.markup import escape
-from rich.table import Table
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
@@ -55,8 +54,9 @@ class RunSummary(Callback):
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.num_sanity_val_batches != trainer.num_val_batches or VAL_LOSS not in trainer.callback_metrics:
-            return
+        whole = trainer.num_sanity_val_batches == trainer.num_val_batches
+        if trainer.global_step > 0 or not whole or VAL_LOSS not in trainer.callback_metrics:
+            return  # Lightning checks again when it resumes at the end of an epoch
         self._before = float(trainer.callback_metrics[VAL_LOSS])
         for tensorboard in tensorboards(trainer):
             tensorboard.add_scalar(VAL_LOSS, self._before, 0)
@@ -74,8 +74,11 @@ class RunSummary(Callback):
 
     def _end_lines(self, trainer: Trainer) -> dict[str, str]:
         assert self._started is not None
-        lines = {"validation": loss_line(self._before, self._after, trainer.global_step)}
-        lines["time"] = f"{duration(time.monotonic() - self._started)} for {trainer.global_step:,} optimizer steps"
+        steps = trainer.global_step
+        lines = {"validation": loss_line(self._before, self._after, steps)}
+        lines["time"] = f"{duration(time.monotonic() - self._started)} for {counted(steps, 'optimizer step')}"
+            f"{duration(time.monotonic() - self._started)} for {counted(trainer.global_step, 'optimizer step')}"
+        )
         if any(isinstance(callback, AdapterCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set in Trainer.__init__
             lines["adapter"] = shown(adapter_folder(trainer))
         for logger in trainer.loggers:
@@ -86,12 +89,11 @@ class RunSummary(Callback):
 
 @rank_zero_only
 def show_lines(lines: dict[str, str]) -> None:
-    grid = Table.grid(padding=(0, 2))
-    for name, text in lines.items():
-        grid.add_row(f"[bold]{name}[/bold]", escape(text))
+    """One line each, left to the terminal to wrap: a command must stay copyable."""
     console = rich.get_console()
     console.print()
-    console.print(grid)
+    for name, text in lines.items():
+        console.print(f"[bold]{name:<12}[/bold]{escape(text)}", soft_wrap=True, highlight=False)
     console.print()
 
 
@@ -123,16 +125,19 @@ def describe_data(trainer: Trainer) -> str:
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer.fit
     words = [type(data).__name__ if data is not None else "a plain loader"]
     if hasattr(data, "batch_size"):
-        words.append(
-            f"{data.batch_size} examples per optimizer step in {trainer.accumulate_grad_batches} micro-batches"
-        )
+        parts = trainer.accumulate_grad_batches
+        words.append(f"{data.batch_size} examples per step" + (f" in {parts} micro-batches" if parts > 1 else ""))
     if hasattr(data, "steps_per_epoch"):
-        words.append(f"{data.steps_per_epoch:,} steps per epoch")
+        words.append(f"{counted(data.steps_per_epoch, 'step')} per epoch")
     if trainer.max_steps != -1:
-        words.append(f"at most {trainer.max_steps:,} steps")
+        words.append(f"at most {counted(trainer.max_steps, 'step')}")
     elif trainer.max_epochs is not None and trainer.max_epochs != -1:
-        words.append(f"{trainer.max_epochs} epoch{'s' if trainer.max_epochs != 1 else ''}")
+        words.append(counted(trainer.max_epochs, "epoch"))
     return ", ".join(words)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def loss_line(before: float | None, after: tuple[int, float] | None, last_step: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 CELL_WIDTH, CELL_HEIGHT = 0.55, 0.26  # inches; room for four digits
 
@@ -22,7 +23,7 @@ def heat_map(
     layers = sorted({layer for cells in panels.values() for layer, _ in cells})
     largest = max((value for cells in panels.values() for value in cells.values()), default=0.0) or 1.0
     width = len(panels) * (len(kinds) * CELL_WIDTH + 0.35) + 1.6
-    figure = Figure(figsize=(width, len(layers) * CELL_HEIGHT + 1.3), layout="constrained", dpi=100)
+    figure = Figure(figsize=(width, max(len(layers) * CELL_HEIGHT + 1.3, 2.6)), layout="constrained", dpi=100)
     FigureCanvasAgg(figure)  # draws without a display and leaves pyplot's state alone
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axis, (name, cells) in zip(axes, panels.items(), strict=True):
@@ -39,5 +40,6 @@ def heat_map(
     axes[0].set_ylabel("layer")
     figure.supxlabel("kind of weight", fontsize=10)
     figure.suptitle(title, fontsize=11)
-    figure.colorbar(image, ax=list(axes), label=title.split(",")[0], fraction=0.04, pad=0.02)
+    ticks = MaxNLocator(nbins=8, integer=digits == 0)
+    figure.colorbar(image, ax=list(axes), label=title.split(",")[0], ticks=ticks, fraction=0.04, pad=0.02)
     return figure

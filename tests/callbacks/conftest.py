@@ -110,9 +110,7 @@ def tiny_trainer(tmp_path: Path) -> Callable[..., Trainer]:
             "enable_checkpointing": False,
             "logger": TensorBoardLogger(tmp_path, name="", version=""),
         }
-        return Trainer(
-            accelerator="cpu", default_root_dir=tmp_path, callbacks=list(callbacks), **(settings | options)
-        )
+        return Trainer(accelerator="cpu", default_root_dir=tmp_path, callbacks=list(callbacks), **(settings | options))
 
     return build
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from bishare.adapters.lora import LoRAConfig
 from bishare.module import BiShareModule
@@ -58,8 +59,6 @@ def test_a_merge_shows_the_new_counts_once(
     assert scalars("params/dead") == {0: 0, 2: 4 * 32}
 
 
-def test_a_module_without_adapter_is_told_so(tiny_data: LightningDataModule, tiny_trainer: Callable[..., Trainer]) -> None:
-    from lightning.pytorch.demos.boring_classes import BoringModel
-
+def test_a_module_without_adapter_is_told_so(tiny_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(ValueError, match="BoringModel has no adapter"):
         tiny_trainer(ParameterCount()).fit(BoringModel())

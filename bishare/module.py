@@ -18,6 +18,7 @@ from bishare.errors import UserError
 from bishare.guard import STEPS, UpdateGuard
 from bishare.loss import perplexity, token_loss
 from bishare.optimization import adamw, parameter_groups, warmup_and_decay
+from bishare.partitions import full_shape, whole_parameters
 
 Batch = dict[str, Any]
 PREFIX = f"model.{NAME}."
@@ -88,7 +89,8 @@ class BiShareModule(LightningModule):
         model = load_base(
             self.base, dtype=self.base_dtype, revision=self.revision, trust_remote_code=self.trust_remote_code
         )
-        inject(model, self.adapter_config)
+        with whole_parameters():
+            inject(model, self.adapter_config)
         if self.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
@@ -124,6 +126,7 @@ class BiShareModule(LightningModule):
 
     @override
     def on_train_start(self) -> None:
+        self.adapter.refresh()  # here, because DeepSpeed restores a checkpoint later than on_fit_start
         self._first_step = self.trainer.global_step
         self._guard = UpdateGuard(self.adapter)
 
@@ -139,9 +142,9 @@ class BiShareModule(LightningModule):
             # A loader that knows nothing of steps: the mean over this micro-batch, as Lightning users expect.
             if batch_idx == 0 and self.current_epoch == 0:
                 rank_zero_info("Batches carry no num_step_labels: the loss is a mean of micro-batch means.")
-            return loss.mean()
+            return loss.mean() + self.adapter.zero_of_dead()
         # Lightning divides by the accumulation and the strategy averages over ranks; this undoes both.
-        return loss.sum * (accumulation * world_size / int(total))
+        return loss.sum * (accumulation * world_size / int(total)) + self.adapter.zero_of_dead()
 
     def _finish_step(self) -> None:
         """Log the loss of the optimizer step that the current micro-batch completes; stop if it is not finite."""
@@ -230,6 +233,7 @@ class BiShareModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = {k: v.shape for k, v in checkpoint["state_dict"].items()}
         mine = {k: v.shape for k, v in self.state_dict().items() if k.startswith(PREFIX)}
+        mine |= {PREFIX + k: full_shape(p) for k, p in self.adapter.named_parameters()}
         about = checkpoint.get("bishare", {})
         for name in sorted(saved.keys() | mine.keys()):
             if saved.get(name) != mine.get(name):

@@ -16,6 +16,8 @@ import torch
 from jsonargparse import set_parsing_settings
 from torch import Tensor, nn
 
+from bishare.adapters.groups import MergeableGroup
+from bishare.adapters.assembly import Block, Blocks
 from bishare.errors import UserError
 
 
@@ -91,6 +93,11 @@ class AdapterConfig(ABC):
         if self.layers is not None and (not self.layers or min(self.layers) < 0):
             raise UserError(f"layers is {self.layers}; give the indices to adapt, from 0, or leave it out for all.")
 
+    @property
+    def mergeable(self) -> bool:
+        """Whether layers may come to share a B while training."""
+        return False
+
     @abstractmethod
     def build(self, slots: Sequence[Slot]) -> "Adapter":
         """The method's adapter for these slots, its parameters on the current default device, initialised."""
@@ -125,6 +132,7 @@ class Adapter(nn.Module, ABC):
         self.merged = False
         self.originals: dict[str, Tensor] = {}  # [out, in] by slot key, while merged
         self.thawed: list[nn.Parameter] = []  # base parameters that were trainable before injection
+        self.mergeable = nn.ModuleDict()
         if len({slot.key for slot in slots}) != len(slots):
             raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")
 
@@ -140,6 +148,14 @@ class Adapter(nn.Module, ABC):
         """The slot's whole update: its levels stacked along the rank."""
         return stack(list(self.parts(slot).values()))
 
+    def blocks(self, slot: Slot) -> Blocks:
+        """The same update in stored pieces, from which the forward pass assembles it in one go.
+
+        A method overrides this where its factors are stored matrices, windows of them or Kronecker products.
+        """
+        parts = self.parts(slot).values()
+        return Blocks([Block(part.A) for part in parts], [Block(part.B) for part in parts], 1.0)
+
     @abstractmethod
     def reset_parameters(self) -> None:
         """Draw the initial values from torch's default generator, each parameter exactly once."""
@@ -152,9 +168,54 @@ class Adapter(nn.Module, ABC):
         learning-rate factors refer to.
         """
 
+    # --- merging -----------------------------------------------------------------------------------------------
+
+    def add_group(self, group: MergeableGroup) -> None:
+        """Register a group whose Bs may become one."""
+        self.mergeable[group.name.replace(".", "-")] = group
+
+    def mergeable_groups(self) -> dict[str, MergeableGroup]:
+        """The groups whose Bs may become one, by name, in a fixed order; empty for most methods."""
+        groups = [group for group in self.mergeable.values() if isinstance(group, MergeableGroup)]
+        return {group.name: group for group in groups}
+
+    def b_name(self, group: str, name: str) -> str:
+        """Name of the B that ``name`` uses in this group: its own, or its owner's; its own if there is no group."""
+        key = group.replace(".", "-")
+        if key not in self.mergeable:
+            return name
+        found = self.mergeable[key]
+        assert isinstance(found, MergeableGroup)
+        return found.uses(name)
+
+    def refresh(self) -> None:
+        """Read again what mirrors a buffer, after values were written past ``load_state_dict``."""
+        for group in self.mergeable_groups().values():
+            group.refresh()
+
+    # --- what is trained and kept ------------------------------------------------------------------------------
+
+    def dead_parameters(self) -> list[nn.Parameter]:
+        """The parameters that no slot's factors read any more, in a fixed order."""
+        return [p for group in self.mergeable_groups().values() for p in group.dead_parameters()]
+
+    def zero_of_dead(self) -> Tensor | float:
+        """A zero to add to the loss, which gives every dead parameter a gradient of zeros.
+
+        Without a gradient DDP waits for it and ZeRO keeps the last one (and counts it in the global norm). It is a
+        sum over no elements, so the values themselves, which momentum still moves, can't reach the loss.
+        """
+        return sum(p[:0].sum() for p in self.dead_parameters())
+
     def live_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters that some slot's factors read, by name; the others are dead."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+        dead = {id(p) for p in self.dead_parameters()}
+        return {name: p for name, p in self.named_parameters() if p.requires_grad and id(p) not in dead}
+
+    def file_buffers(self) -> dict[str, Tensor]:
+        """The buffers that the factors depend on, by name; running means and their count serve training only."""
+        training = {id(b) for group in self.mergeable_groups().values() for b in (group.mean, group.num_steps)}
+        return {name: b for name, b in self.named_buffers() if id(b) not in training}
 
     def num_parameters(self) -> int:
         """Number of live trainable values."""

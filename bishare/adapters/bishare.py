@@ -5,22 +5,26 @@ Zhou et al., "Bi-Share LoRA", ICML 2025:  delta W = s (B_loc A_loc + T(B_intra, 
 T fits a shared pair to the weight: Slice Sharing, Gate Transformation or Kronecker Extension (transforms.py).
 The three parts are stacked along the rank, so the update costs one pair of matrix products.
 
+With ``merging`` the layers share their As: the local A of a kind and the intra A. Their Bs can then be compared, and
+training (``callbacks.AdaptiveMerging``) decides how far local and intra become shared by all layers.
+
 Shapes: A [r_local + r_intra + r_inter, in], B [out, the same] (gate: r_local + 1 + 1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from torch import nn
 
+from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
-from bishare.adapters.store import Store
+from bishare.adapters.groups import MergeableGroup
+from bishare.adapters.store import SHARED, Store, by_kind, kind_name
 from bishare.adapters.transforms import FitInit, Gate, KernelForm, Kronecker, Position, Slice, Transform
 from bishare.errors import UserError
 
 TRANSFORMS: dict[str, type[Transform]] = {"slice": Slice, "gate": Gate, "kronecker": Kronecker}
-SHARED = "all"  # name of the one pair that all layers share
 
 
 @dataclass(kw_only=True)
@@ -45,6 +49,9 @@ class BiShareConfig(AdapterConfig):
     """Kronecker: form of the kernels, (rows of the shared part)_(rows of the kernel); ``shared`` is ``r_1``."""
     fit_init: FitInit = "kaiming_uniform"
     """Gate and kronecker: initial values of gates and kernels."""
+    merging: bool = False
+    """Let layers that grow alike share a B: the layers read one local A per kind and one intra A (gate: the local A
+    only, because its shared pair acts through a scalar per weight). Needs ``callbacks.AdaptiveMerging`` to merge."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,6 +63,17 @@ class BiShareConfig(AdapterConfig):
             raise UserError("r_local, r_intra and r_inter are all 0; at least one must be positive.")
         if self.size < 1:
             raise UserError(f"size is {self.size}; the shared pair needs at least size 1.")
+        if self.merging and not (self.r_local or self._intra_merges):
+            level = "r_local" if self.transform == "gate" else "r_local or r_intra"
+            raise UserError(f"merging is on, but there is nothing to merge; give {level} a positive rank.")
+
+    @property
+    def _intra_merges(self) -> bool:
+        return self.merging and self.r_intra > 0 and self.transform != "gate"
+
+    @property
+    def mergeable(self) -> bool:
+        return self.merging
 
     @property
     def rank(self) -> int:
@@ -81,22 +99,70 @@ class BiShare(Adapter):
         super().__init__(config, slots)
         self.local = Store(
             config.r_local,
-            {slot.key: slot.in_features for slot in slots} if config.r_local else {},
+            {self._local_a(slot): slot.in_features for slot in slots} if config.r_local else {},
             {slot.key: slot.out_features for slot in slots} if config.r_local else {},
         )
-        layers = {str(slot.layer) for slot in slots}
-        self.intra, self.intra_fit = self._shared_level(config.r_intra, sorted(layers, key=int))
+        layers = [str(layer) for layer in sorted({slot.layer for slot in slots})]
+        self.intra, self.intra_fit = self._shared_level(config.r_intra, layers, one_A=config._intra_merges)
         self.inter, self.inter_fit = self._shared_level(config.r_inter, [SHARED])
+        if config.merging:
+            self._add_groups()
         self.scale = config.scale_for(config.rank)
         self.reset_parameters()
 
-    def _shared_level(self, rank: int, names: Sequence[str]) -> tuple[Store, nn.ModuleDict]:
-        """A store with one pair per name, and every weight's transform; both empty at rank 0."""
+    def _local_a(self, slot: Slot) -> str:
+        return kind_name(slot) if self.config.merging else slot.key
+
+    def _intra_a(self, slot: Slot) -> str:
+        return SHARED if self.config._intra_merges else str(slot.layer)
+
+    def _add_groups(self) -> None:
+        """The mergeable groups: the local Bs of each kind, and the intra Bs."""
+        kinds = by_kind(self.slots)
+        for kind, slots in kinds.items() if self.config.r_local else ():
+            self.add_group(
+                MergeableGroup(
+                    f"local.{kind}",
+                    layers=[slot.layer for slot in slots],
+                    names=[slot.key for slot in slots],
+                    B=self.local.B,
+                    A=self.local.A,
+                    a=kind,
+                    shape=(slots[0].out_features, self.config.r_local),
+                )
+            )
+        if not self.config._intra_merges:
+            return
+        fits: dict[int, list[Kronecker]] = {}
+        for slot in self.slots:
+            fit = self.intra_fit[slot.key]
+            fits.setdefault(slot.layer, []).extend([fit] if isinstance(fit, Kronecker) else [])
+        layers = sorted(fits)
+        self.add_group(
+            MergeableGroup(
+                "intra",
+                layers=layers,
+                names=[str(layer) for layer in layers],
+                B=self.intra.B,
+                A=self.intra.A,
+                a=SHARED,
+                shape=(self._shared_size()[0], self.intra.rank),
+                fits=[fits[layer] for layer in layers] if self.config.transform == "kronecker" else (),
+            )
+        )
+
+    def _shared_size(self) -> tuple[int, int]:
+        """Height of every shared B, width of every shared A."""
+        if self.config.transform == "slice":
+            return max(slot.out_features for slot in self.slots), max(slot.in_features for slot in self.slots)
+        return self.config.size, self.config.size
+
+    def _shared_level(self, rank: int, names: Sequence[str], one_A: bool = False) -> tuple[Store, nn.ModuleDict]:
+        """A store with one pair per name (or one A for all), and every weight's transform; both empty at rank 0."""
         config = self.config
         if rank == 0:
             return Store(0, {}, {}), nn.ModuleDict()
-        max_in = max(slot.in_features for slot in self.slots)
-        max_out = max(slot.out_features for slot in self.slots)
+        max_out, max_in = self._shared_size()
 
         def fit(slot: Slot) -> Transform:
             n, m = slot.in_features, slot.out_features
@@ -106,17 +172,19 @@ class BiShare(Adapter):
                 return Gate(n, m, config.size, config.fit_init)
             return Kronecker(n, m, rank=rank, size=config.size, kernel=config.kernel, init=config.fit_init)
 
-        height, width = (max_out, max_in) if config.transform == "slice" else (config.size, config.size)
+        height, width = self._shared_size()
         rows = Kronecker.shared_rank(rank, config.kernel) if config.transform == "kronecker" else rank
-        store = Store(rows, dict.fromkeys(names, width), dict.fromkeys(names, height))
+        store = Store(rows, dict.fromkeys([SHARED] if one_A else names, width), dict.fromkeys(names, height))
         return store, nn.ModuleDict({slot.key: fit(slot) for slot in self.slots})
 
     def _unscaled(self, slot: Slot) -> dict[str, Factors]:
         parts = {}
         if self.local.A:
-            parts["local"] = self.local.pair(slot.key, slot.key)
+            b = self.b_name(f"local.{kind_name(slot)}", slot.key)
+            parts["local"] = self.local.pair(self._local_a(slot), b)
         if self.intra.A:
-            parts["intra"] = self.intra_fit[slot.key](self.intra.pair(str(slot.layer), str(slot.layer)))
+            shared = self.intra.pair(self._intra_a(slot), self.b_name("intra", str(slot.layer)))
+            parts["intra"] = self.intra_fit[slot.key](shared)
         if self.inter.A:
             parts["inter"] = self.inter_fit[slot.key](self.inter.pair(SHARED, SHARED))
         return parts
@@ -130,6 +198,8 @@ class BiShare(Adapter):
         for fit in (*self.intra_fit.values(), *self.inter_fit.values()):
             assert isinstance(fit, Transform)
             fit.reset_parameters()
+        for group in self.mergeable_groups().values():
+            group.reset()
 
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
         stores = {"local": self.local, "intra": self.intra, "inter": self.inter}

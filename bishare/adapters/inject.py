@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bishare.adapters.base import Adapter, AdapterConfig
-from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedDropout, delta
+from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedInput, delta
 from bishare.adapters.targets import find_slots, siblings
 from bishare.errors import UserError
 
@@ -46,15 +46,14 @@ def inject(model: nn.Module, config: AdapterConfig) -> Adapter:
         adapter = config.build(slots).float()
     adapter.thawed = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)
-    dropouts: dict[frozenset[str], SharedDropout] = {}
+    inputs: dict[frozenset[str], SharedInput] = {}
     for slot in slots:
         module = model.get_submodule(slot.name)
         module.__class__ = ADAPTED[type(module)]
         assert isinstance(module, AdaptedWeight)
-        readers = frozenset(s.key for s in siblings(slot, slots))
-        module.slot, module._adapter, module.dropout = slot, (adapter,), None
-        if config.dropout:
-            module.dropout = dropouts.setdefault(readers, SharedDropout(config.dropout, len(readers)))
+        readers = siblings(slot, slots)
+        module.slot, module._adapter = slot, (adapter,)
+        module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
     model.add_module(NAME, adapter)
     return adapter
 
@@ -65,7 +64,7 @@ def remove(model: nn.Module) -> None:
     if adapter.merged:
         unmerge(model)
     for module in _adapted(model):
-        del module.slot, module._adapter, module.dropout
+        del module.slot, module._adapter, module.shared
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
         module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
     for parameter in adapter.thawed:

@@ -6,45 +6,72 @@ removing the adapter is changing the class back.
 Shapes: x [..., in], A [r, in], B [out, r], y [..., out].
 """
 
-from typing import cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from bishare.adapters.assembly import assemble, rank
 from bishare.adapters.base import Adapter, Factors, Slot
+from bishare.adapters.fused import Frozen, LowRank, first_product, next_product, plain_product
 
 
-class SharedDropout:
-    """One dropout mask for all weights that read the same input, e.g. q, k and v of a layer.
+class SharedInput:
+    """What the weights that read one input have in common, e.g. q, k and v: its dropout mask and one product x Aᵀ.
 
-    Siblings are recognised at run time by the input's identity. The last result is kept until every sibling has
-    read it.
+    Siblings are recognised at run time by the input's identity. The first to read an input forms the product for all
+    of them; it is kept until every sibling has read it.
+
+    Args:
+        slots: The siblings.
+        p: Probability of dropping an input feature while training.
     """
 
-    def __init__(self, p: float, num_readers: int) -> None:
-        self.p, self.num_readers = p, num_readers
+    def __init__(self, slots: Sequence[Slot], p: float) -> None:
+        self.slots, self.p = tuple(slots), p
         self._input: Tensor | None = None
-        self._dropped: Tensor | None = None
-        self._readers: set[str] = set()
+        self._waiting: dict[str, Tensor] = {}  # h [tokens, r] by slot key
+        self._grad_enabled = False
 
-    def __call__(self, x: Tensor, reader: str) -> Tensor:
-        """The input [..., in] with features dropped; ``reader`` is the key of the slot that asks."""
-        if self._input is not x or reader in self._readers or self._dropped is None:
-            self._input, self._dropped, self._readers = x, F.dropout(x, self.p), set()
-        self._readers.add(reader)
-        dropped = self._dropped
-        if len(self._readers) == self.num_readers:
-            self._input = self._dropped = None
-        return dropped
+    def product(self, module: "AdaptedWeight", x: Tensor) -> Tensor:
+        """The adapted output of one of the siblings for the input [..., in]."""
+        adapter, slot, dtype = module.adapter, module.slot, _product_type(x)
+        blocks = adapter.blocks(slot)
+        B = assemble(blocks.B, length=slot.out_features, dtype=dtype, scale=blocks.scale, side="B")
+        if self._input is x and slot.key in self._waiting and self._grad_enabled == torch.is_grad_enabled():
+            h = self._waiting.pop(slot.key)
+            if not self._waiting:
+                self._input = None
+            return next_product(x, h, module.frozen(), B, dtype=dtype)
+        dropped = F.dropout(x, self.p) if self.p and module.training else None
+        others = [other for other in self.slots if other is not slot]
+        every_A = [blocks.A, *(adapter.blocks(other).A for other in others)]
+        A = assemble([b for A in every_A for b in A], length=slot.in_features, dtype=dtype, side="A")
+        update = LowRank(A, B, [rank(A) for A in every_A])
+        y, *rest = first_product(x, module.frozen(), update, dropped=dropped, dtype=dtype)
+        self._input, self._grad_enabled = x if others else None, torch.is_grad_enabled()
+        self._waiting = {other.key: h for other, h in zip(others, rest, strict=True)}
+        return y
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied or pickled model starts with nothing pending: activations can be neither copied nor sent.
+        return {**self.__dict__, "_input": None, "_waiting": {}}
+
+
+def _product_type(x: Tensor) -> torch.dtype:
+    """The type in which a linear module computes: autocast's inside autocast, else that of its input."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class AdaptedWeight(nn.Module):
-    """What the adapted classes have in common: the adapter, the slot, and the update."""
+    """What the adapted classes have in common: the adapter, the slot, and the forward pass."""
 
     slot: Slot
-    dropout: SharedDropout | None
+    shared: SharedInput
     # The adapter is registered once, on the base model. A tuple hides it from this module, so that the state dict
     # has each shared parameter once.
     _adapter: tuple[Adapter]
@@ -53,39 +80,33 @@ class AdaptedWeight(nn.Module):
     def adapter(self) -> Adapter:
         return self._adapter[0]
 
-    def matrix(self) -> Tensor:
-        """The frozen weight as [out, in], a view."""
+    def frozen(self) -> Frozen:
+        """The frozen weight as it is stored."""
         raise NotImplementedError
 
-    def update(self, x: Tensor, y: Tensor) -> Tensor:
-        """The output y of the frozen weight plus x Aᵀ Bᵀ, in y's type."""
+    def matrix(self) -> Tensor:
+        """The frozen weight as [out, in], a view."""
+        frozen = self.frozen()
+        return frozen.weight.T if frozen.transposed else frozen.weight
+
+    def forward(self, x: Tensor) -> Tensor:
         if self.adapter.merged:
-            return y
-        A, B = self.adapter.factors(self.slot)
-        if self.training and self.dropout is not None:
-            x = self.dropout(x, self.slot.key)
-        h = F.linear(x, A.to(x.dtype))  # [..., r]
-        return torch.addmm(y.flatten(0, -2), h.flatten(0, -2), B.T.to(h.dtype)).view_as(y)
+            return plain_product(x, self.frozen())
+        return self.shared.product(self, x)
 
 
 class AdaptedLinear(AdaptedWeight, nn.Linear):
     """An adapted ``nn.Linear``."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.update(x, F.linear(x, self.weight, self.bias))
-
-    def matrix(self) -> Tensor:
-        return self.weight
+    def frozen(self) -> Frozen:
+        return Frozen(self.weight, self.bias, False)
 
 
 class AdaptedConv1D(AdaptedWeight, Conv1D):
     """An adapted Conv1D, GPT-2's Linear whose weight is stored as [in, out]."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.update(x, Conv1D.forward(self, x))  # type: ignore[no-untyped-call]  # transformers' own
-
-    def matrix(self) -> Tensor:
-        return cast(Tensor, self.weight).T
+    def frozen(self) -> Frozen:
+        return Frozen(self.weight, self.bias, True)
 
 
 ADAPTED: dict[type[nn.Module], type[AdaptedWeight]] = {nn.Linear: AdaptedLinear, Conv1D: AdaptedConv1D}

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
 from bishare.adapters.store import Store
 from bishare.errors import UserError
@@ -50,6 +51,10 @@ class LoRA(Adapter):
     def parts(self, slot: Slot) -> Mapping[str, Factors]:
         A, B = self.local.pair(slot.key, slot.key)
         return {"local": Factors(A, B * self.scale)}
+
+    def blocks(self, slot: Slot) -> Blocks:
+        A, B = self.local.pair(slot.key, slot.key)
+        return Blocks([Block(A)], [Block(B)], self.scale)
 
     def reset_parameters(self) -> None:
         self.local.reset_parameters()

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from bishare.adapters.assembly import Block
 from bishare.adapters.base import Factors
 
 Position = Literal["center", "top-left", "bottom-right"]
@@ -40,6 +41,11 @@ class Transform(nn.Module):
         """The pair for this weight."""
         raise NotImplementedError
 
+    def blocks(self, shared: Factors) -> tuple[Block, Block]:
+        """The same pair as blocks of stored values, where it can be said so."""
+        A, B = self(shared)
+        return Block(A), Block(B)
+
     def reset_parameters(self) -> None:
         """Draw the initial values of the transform's own parameters."""
 
@@ -54,6 +60,9 @@ class Slice(Transform):
 
     def forward(self, shared: Factors) -> Factors:
         return Factors(shared.A[:, self.columns], shared.B[self.rows])
+
+    def blocks(self, shared: Factors) -> tuple[Block, Block]:
+        return Block(shared.A, start=self.columns.start), Block(shared.B, start=self.rows.start)
 
 
 def _window(length: int, total: int, position: Position) -> slice:
@@ -121,6 +130,9 @@ class Kronecker(Transform):
         # k^T (x) S^T = (k (x) S)^T, so B goes through the same function transposed.
         A = self._extend(self.A, shared.A, self.in_features)
         return Factors(A, self._extend(self.B.T, shared.B.T, self.out_features).T)
+
+    def blocks(self, shared: Factors) -> tuple[Block, Block]:
+        return Block(shared.A, self.A, per_rank=self.per_rank), Block(shared.B, self.B, per_rank=self.per_rank)
 
     def _extend(self, kernel: Tensor, shared: Tensor, length: int) -> Tensor:
         """[b, k] and [a, s] to [b a, length], or row by row to [b, length] with one kernel per rank."""

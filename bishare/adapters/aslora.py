@@ -1,0 +1,96 @@
+"""ASLoRA: one A for all layers, a B for each, and layers whose Bs grow alike end up with one.
+
+Hu et al., 2024 (arXiv:2412.10135), eq. 2:  h_i = W_i x + (alpha / r) B_i A x
+
+Merging happens while training (``callbacks.AdaptiveMerging``); with none, this is ShareLoRA with a shared A.
+
+Shapes: A [r, in], one per kind of weight or one in all; B_i [out, r].
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.groups import MergeableGroup
+from bishare.adapters.store import SHARED, Store, by_kind, kind_name
+from bishare.errors import UserError
+
+
+@dataclass(kw_only=True)
+class ASLoRAConfig(AdapterConfig):
+    """ASLoRA: an A shared by all layers and a B per layer and kind, mergeable across layers."""
+
+    method: ClassVar[str] = "aslora"
+
+    scaling: Literal["fixed", "alpha/r", "rslora"] = "alpha/r"
+    """``alpha/r`` as published, ``rslora`` for alpha / sqrt(r), ``fixed`` for ``scale``."""
+    r: int = 8
+    """Rank (published: 8 on GLUE, 64 on LLaMA-2-7B)."""
+    a_scope: Literal["per_kind", "global"] = "per_kind"
+    """``per_kind``: one A for each kind of weight; ``global``: one for all, where they are equally wide."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.r < 1:
+            raise UserError(f"r is {self.r}; ASLoRA's rank must be at least 1.")
+
+    @property
+    def mergeable(self) -> bool:
+        return True
+
+    def build(self, slots: Sequence[Slot]) -> "ASLoRA":
+        return ASLoRA(self, slots)
+
+
+class ASLoRA(Adapter):
+    """The parameters of ASLoRA, and one mergeable group per kind."""
+
+    config: ASLoRAConfig
+
+    def __init__(self, config: ASLoRAConfig, slots: Sequence[Slot]) -> None:
+        super().__init__(config, slots)
+        self.scale = config.scale_for(config.r)
+        kinds = by_kind(slots)
+        widths = {kind: of_kind[0].in_features for kind, of_kind in kinds.items()}
+        if config.a_scope == "global":
+            if len(set(widths.values())) > 1:
+                shown = ", ".join(f"{kind} {width}" for kind, width in widths.items())
+                raise UserError(f"a_scope is global, but the inputs differ in width ({shown}); use a_scope: per_kind.")
+            widths = {SHARED: slots[0].in_features}
+        self.local = Store(config.r, widths, {slot.key: slot.out_features for slot in slots})
+        for kind, of_kind in kinds.items():
+            self.add_group(
+                MergeableGroup(
+                    f"local.{kind}",
+                    layers=[slot.layer for slot in of_kind],
+                    names=[slot.key for slot in of_kind],
+                    B=self.local.B,
+                    A=self.local.A,
+                    a=self._a(of_kind[0]),
+                    shape=(of_kind[0].out_features, config.r),
+                )
+            )
+        self.reset_parameters()
+
+    def _a(self, slot: Slot) -> str:
+        return SHARED if self.config.a_scope == "global" else kind_name(slot)
+
+    def parts(self, slot: Slot) -> Mapping[str, Factors]:
+        A, B = self.local.pair(self._a(slot), self.b_name(f"local.{kind_name(slot)}", slot.key))
+        return {"local": Factors(A, B * self.scale)}
+
+    def reset_parameters(self) -> None:
+        """A Gaussian of variance 1 / (3 in), as large as every other method's uniform A; B zero; no layer tied."""
+        for A in self.local.A.values():
+            nn.init.kaiming_normal_(A, a=math.sqrt(5))
+        for B in self.local.B.values():
+            nn.init.zeros_(B)
+        for group in self.mergeable_groups().values():
+            group.reset()
+
+    def groups(self) -> Mapping[str, list[nn.Parameter]]:
+        return {"local.A": list(self.local.A.values()), "local.B": list(self.local.B.values())}

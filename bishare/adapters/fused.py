@@ -1,0 +1,163 @@
+"""The adapted product y = x Wᵀ + b + (x Aᵀ) Bᵀ as one autograd node, and the siblings that share x Aᵀ.
+
+Backward, with g the gradient of y and h = x Aᵀ:
+
+    dBᵀ = hᵀ g        dh = g B        dA = dhᵀ x        dx = g W + dh A
+
+Kept for it: x (one tensor for all siblings), r columns h, and references to W and to the assembled factors. Both
+sums are taken inside the matrix products (``addmm``). Weights that read the same x, such as q, k and v, form all
+their h in one product, with the first of them.
+
+Shapes: x [..., in], W [out, in] (Conv1D: [in, out]), A [R, in] for all siblings, Bᵀ [r, out], h [..., r].
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class Frozen(NamedTuple):
+    """The frozen weight as a module holds it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    transposed: bool
+    """Stored as [in, out]."""
+
+
+class LowRank(NamedTuple):
+    """The update of the weight that is computed, and the A of the siblings that will be."""
+
+    A: Tensor  # [R, in], its own rows first
+    B: Tensor  # [r, out]: B transposed, the scale inside
+    ranks: Sequence[int]
+    """Rows of A by weight, its own first; they add up to R."""
+
+
+def first_product(
+    x: Tensor, frozen: Frozen, update: LowRank, *, dropped: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """The output, and h of each further sibling.
+
+    Args:
+        x: Input [..., in].
+        frozen: The weight itself.
+        update: Its update, and the rows of its siblings.
+        dropped: What the update reads instead of x.
+        dtype: Type of all products.
+    """
+    return _First.apply(x, dropped, *frozen, update.A, update.B, tuple(update.ranks), dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def next_product(x: Tensor, h: Tensor, frozen: Frozen, B: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """The output of a sibling whose h [tokens, r] is there; B is its Bᵀ [r, out]."""
+    return _Next.apply(x, h, *frozen, B, dtype)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def plain_product(x: Tensor, frozen: Frozen) -> Tensor:
+    """The frozen weight's output alone."""
+    return F.linear(x, frozen.weight.T if frozen.transposed else frozen.weight, frozen.bias)
+
+
+def _frozen(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
+    """[tokens, out] in the type of x."""
+    W = weight.to(x.dtype)
+    W = W if transposed else W.T
+    return torch.mm(x, W) if bias is None else torch.addmm(bias.to(x.dtype), x, W)
+
+
+def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).to(dtype)
+
+
+class _First(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        transposed: bool,
+        A: Tensor,
+        B: Tensor,
+        ranks: tuple[int, ...],
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, ...]:
+        tokens = _flat(x, dtype)
+        read = tokens if dropped is None else _flat(dropped, dtype)
+        h = torch.mm(read, A.T).split(ranks, dim=1)
+        y = _frozen(tokens, weight, bias, transposed).addmm_(h[0], B)
+        # W by reference: ZeRO-3 gathers it for the backward pass of its module.
+        ctx.save_for_backward(read, h[0], weight, A, B)
+        ctx.transposed, ctx.ranks, ctx.shape, ctx.type = transposed, ranks, x.shape, x.dtype
+        ctx.set_materialize_grads(False)
+        return y.view(*x.shape[:-1], y.shape[-1]), *h[1:]
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch's own
+    def backward(ctx: Any, gradient: Tensor | None, *siblings: Tensor | None) -> tuple[Tensor | None, ...]:
+        read, h, weight, A, B = ctx.saved_tensors
+        need_x, need_dropped = ctx.needs_input_grad[:2]
+        parts = list(siblings)
+        g = g_B = None
+        own: Tensor | None = None
+        if gradient is not None:
+            g = _flat(gradient, read.dtype)
+            own = torch.mm(g, B.T)
+            g_B = torch.mm(h.T, g)
+        if len(parts):
+            rows = len(read)
+            parts = [
+                p if p is not None else read.new_zeros(rows, r) for p, r in zip([own, *parts], ctx.ranks, strict=True)
+            ]
+            g_h = torch.cat(parts, dim=1)
+        elif own is not None:
+            g_h = own
+        else:
+            return (None,) * 9
+        g_x = g_dropped = None
+        if need_x and g is not None:
+            W = weight.to(g.dtype)
+            g_x = torch.mm(g, W.T if ctx.transposed else W)
+            if not need_dropped:
+                g_x.addmm_(g_h, A)
+        elif need_x and not need_dropped:
+            g_x = torch.mm(g_h, A)
+        if need_dropped:
+            g_dropped = torch.mm(g_h, A).view(ctx.shape).to(ctx.type)
+        g_x = None if g_x is None else g_x.view(ctx.shape).to(ctx.type)
+        return g_x, g_dropped, None, None, None, torch.mm(g_h.T, read), g_B, None, None
+
+
+class _Next(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        h: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        transposed: bool,
+        B: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        y = _frozen(_flat(x, dtype), weight, bias, transposed).addmm_(h, B)
+        ctx.save_for_backward(h, weight, B)
+        ctx.transposed, ctx.shape, ctx.type = transposed, x.shape, x.dtype
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]  # torch's own
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, B = ctx.saved_tensors
+        g = _flat(gradient, h.dtype)
+        g_x = None
+        if ctx.needs_input_grad[0]:
+            W = weight.to(g.dtype)
+            g_x = torch.mm(g, W.T if ctx.transposed else W).view(ctx.shape).to(ctx.type)
+        return g_x, torch.mm(g, B.T), None, None, None, torch.mm(h.T, g), None

@@ -77,8 +77,6 @@ class RunSummary(Callback):
         steps = trainer.global_step
         lines = {"validation": loss_line(self._before, self._after, steps)}
         lines["time"] = f"{duration(time.monotonic() - self._started)} for {counted(steps, 'optimizer step')}"
-            f"{duration(time.monotonic() - self._started)} for {counted(trainer.global_step, 'optimizer step')}"
-        )
         if any(isinstance(callback, AdapterCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set in Trainer.__init__
             lines["adapter"] = shown(adapter_folder(trainer))
         for logger in trainer.loggers:

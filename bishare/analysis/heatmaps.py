@@ -36,7 +36,8 @@ def heat_map(
         for (layer, kind), value in cells.items():
             colour = "black" if value > 0.6 * largest else "white"
             place = kinds.index(kind), layers.index(layer)
-            axis.text(*place, f"{value:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
+            text = axis.text(*place, f"{value:.{digits}f}", ha="center", va="center", fontsize=7, color=colour)
+            text.set_in_layout(False)  # hundreds of texts inside their cells; measuring them takes most of the time
     axes[0].set_ylabel("layer")
     figure.supxlabel("kind of weight", fontsize=10)
     figure.suptitle(title, fontsize=11)

@@ -1,9 +1,11 @@
 """Stops a run that trains nothing: the adapter's values are compared with those of three optimizer steps before."""
 
+import torch
 from torch import Tensor
 
 from bishare.adapters.base import Adapter
 from bishare.errors import UserError
+from bishare.partitions import full_fp32
 
 STEPS = 3
 """Applied steps before the check. Some groups legitimately stand still at first: where B starts at zero, A has no
@@ -18,7 +20,7 @@ class UpdateGuard:
     """
 
     def __init__(self, adapter: Adapter) -> None:
-        self._before = {name: p.detach().clone() for name, p in adapter.live_parameters().items()}
+        self._before = {name: value.clone() for name, value in _values(adapter).items()}
 
     def check(self, adapter: Adapter) -> None:
         """Compare bitwise with the values of before.
@@ -27,15 +29,16 @@ class UpdateGuard:
             UserError: All live parameters of a group are unchanged.
         """
         names = {id(p): name for name, p in adapter.named_parameters()}
-        live = adapter.live_parameters()
+        now = _values(adapter)
         for group, parameters in adapter.groups().items():
-            watched = [names[id(p)] for p in parameters if names[id(p)] in live and names[id(p)] in self._before]
-            if watched and all(_equal(live[name], self._before[name]) for name in watched):
+            watched = [names[id(p)] for p in parameters if names[id(p)] in now and names[id(p)] in self._before]
+            if watched and all(torch.equal(now[name], self._before[name]) for name in watched):
                 raise UserError(
                     f"the parameters {group} have not changed in {STEPS} optimizer steps; training was stopped. "
                     "Check that their learning-rate factor is not 0 and that their gradients are finite."
                 )
 
 
-def _equal(now: Tensor, before: Tensor) -> bool:
-    return bool((now.detach() == before).all())
+def _values(adapter: Adapter) -> dict[str, Tensor]:
+    live = adapter.live_parameters()
+    return dict(zip(live, full_fp32(list(live.values())), strict=True))

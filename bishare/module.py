@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -14,11 +14,13 @@ from typing_extensions import override
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.inject import NAME, adapter_of, inject
 from bishare.bases import load_base, load_tokenizer
+from bishare.combinations import check_combination
 from bishare.errors import UserError
 from bishare.guard import STEPS, UpdateGuard
 from bishare.loss import perplexity, token_loss
 from bishare.optimization import adamw, parameter_groups, warmup_and_decay
 from bishare.partitions import full_shape, whole_parameters
+from bishare.resume import ExactResume
 
 Batch = dict[str, Any]
 PREFIX = f"model.{NAME}."
@@ -81,6 +83,12 @@ class BiShareModule(LightningModule):
         self._first_step = 0
 
     # --- the model ---------------------------------------------------------------------------------------------
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        # The first hook of a run, before data or weights are read.
+        check_combination(self.trainer, base_dtype=self.base_dtype)
+        return [ExactResume()]
 
     @override
     def configure_model(self) -> None:

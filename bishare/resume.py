@@ -1,0 +1,163 @@
+"""Exact resume: a stopped run goes on as if it had never stopped.
+
+Lightning restores weights, optimizer, schedule, loops and callbacks, and the loaders restore their position. What it
+lacks is added here: the random state of every process, and a checkpoint file that survives being killed.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
+from rich.table import Table
+from torch import Tensor, distributed
+from typing_extensions import override
+
+RANDOM = "random"
+"""Key of the random states in a checkpoint: one dictionary per process."""
+
+
+class ExactResume(Callback):
+    """Puts every process's random state into checkpoints, restores it, and says what a resumed run starts from.
+
+    ``BiShareModule`` brings it along. It also makes checkpoint files atomic, and keeps DDP from sending rank zero's
+    buffers around in every forward: all processes compute the same ones.
+    """
+
+    def __init__(self) -> None:
+        self._saved: Sequence[dict[str, Any]] | None = None
+        self._resumed = False
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        strategy = trainer.strategy
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AtomicCheckpointIO()
+        if isinstance(strategy, DDPStrategy):
+            strategy._ddp_kwargs.setdefault("broadcast_buffers", False)
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states: list[Any] = [random_state()]
+        if trainer.world_size > 1:
+            states = [None] * trainer.world_size
+            distributed.all_gather_object(states, random_state())
+        checkpoint[RANDOM] = states
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._saved, self._resumed = checkpoint.get(RANDOM), True
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._resumed:
+            show_restored(trainer, pl_module, num_random=len(self._saved or ()))
+        self._resumed = False
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        # Not earlier: what sets a run up (loaders, the first answers) draws random numbers too.
+        saved, self._saved = self._saved, None
+        if saved is not None and trainer.global_rank < len(saved):
+            set_random_state(saved[trainer.global_rank])
+
+
+def random_state() -> dict[str, Any]:
+    """The state of Python's, NumPy's and torch's generators, made of numbers and tensors only."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put the generators back to a state from :func:`random_state`."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, to disk, and renames it: a kill leaves the old file or the new one.
+
+    Lightning's own goes through the temporary folder, often another disk, from which it is copied, not renamed.
+    """
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        assert storage_options is None, "for remote files only"
+        place = Path(path)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary = place.with_name(f".{place.name}.part")  # one name: the next save replaces what a kill has left
+        with temporary.open("wb") as file:
+            torch.save(_on_cpu(checkpoint), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(place)
+        folder = os.open(place.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name too
+        finally:
+            os.close(folder)
+
+
+def _on_cpu(value: Any) -> Any:
+    """The same nest of dictionaries and lists, its tensors compact: a view is saved without what it is a view of."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if type(value) is dict:
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_on_cpu(item) for item in value)
+    return value
+
+
+@rank_zero_only
+def show_restored(trainer: Trainer, pl_module: LightningModule, *, num_random: int) -> None:
+    """Print what a resumed run starts from."""
+    table = Table.grid(padding=(0, 2))
+    for name, text in restored(trainer, pl_module, num_random=num_random).items():
+        table.add_row(f"[bold]{name}[/bold]", text)
+    console = rich.get_console()
+    console.print("\n[bold]Resumed[/bold]")
+    console.print(table)
+    console.print()
+
+
+def restored(trainer: Trainer, pl_module: LightningModule, *, num_random: int) -> dict[str, str]:
+    """Step, epoch and position in it, learning rate, merges and random states, one line each."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    rates = sorted({f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups})
+    merges = getattr(getattr(pl_module, "adapter", None), "num_merges", None)
+    same, now = min(num_random, trainer.world_size), trainer.world_size
+    lines = {
+        "optimizer step": f"{trainer.global_step:,}",
+        "epoch": f"{trainer.current_epoch}",
+        "position": f"{batches:,} of {trainer.num_training_batches:,} micro-batches of the epoch",
+        "learning rate": ", ".join(rates),
+        "random states": f"of {same} of {now} processes"
+        + ("" if num_random == now else f" (the checkpoint has {num_random}; the others are seeded anew)"),
+    }
+    if merges is not None:
+        lines["merges done"] = f"{merges}"
+    return lines

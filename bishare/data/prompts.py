@@ -4,7 +4,7 @@ The Alpaca wording is that of Taori et al., 2023 (https://github.com/tatsu-lab/s
 itself where the loss counts and -100 elsewhere; labels are not shifted (the model shifts them).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any, Literal, NamedTuple
 
@@ -133,17 +133,24 @@ def _answer_tokens(tokenizer: PreTrainedTokenizerBase, encodings: Any, index: in
     ids = encodings["input_ids"][index]
     if not tokenizer.is_fast:
         return _common_prefix(tokenizer, ids, reply, reply.start), _common_prefix(tokenizer, ids, reply, reply.end)
-    # Some characters (spaces before a word) belong to no token.
-    tokens = (encodings.char_to_token(index, char) for char in range(reply.start, reply.end))
-    first = next((token for token in tokens if token is not None), None)
+    inside = range(reply.start, reply.end)
+    first = _token_at(encodings, index, inside)
     if first is None:
-        before = (encodings.char_to_token(index, char) for char in reversed(range(reply.start)))
-        first = next((token + 1 for token in before if token is not None), 0)
-        return first, first
-    stop = first + 1
+        before = _token_at(encodings, index, reversed(range(reply.start)))
+        return (0, 0) if before is None else (before + 1, before + 1)
+    last = _token_at(encodings, index, reversed(inside))
+    assert last is not None
+    stop = last + 1
+    # The bytes of one character may be several tokens, and the character points to the first of them.
     while stop < len(ids) and (span := encodings.token_to_chars(index, stop)) and span.start < reply.end:
         stop += 1
     return first, stop
+
+
+def _token_at(encodings: Any, index: int, characters: Iterable[int]) -> int | None:
+    """The token of the first of some characters that has one: spaces before a word may have none."""
+    tokens = (encodings.char_to_token(index, character) for character in characters)
+    return next((token for token in tokens if token is not None), None)
 
 
 def _common_prefix(tokenizer: PreTrainedTokenizerBase, ids: list[int], reply: Reply, end: int) -> int:

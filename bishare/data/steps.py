@@ -1,10 +1,9 @@
-"""Cuts an epoch into optimizer steps of a fixed number of examples, and each step into packs of nearly equal tokens.
+"""Cuts an epoch into optimizer steps of a fixed number of examples, and each step into packs of nearly equal cost.
 
 The batch of an optimizer step depends on the seed and the epoch alone, not on the number of devices or on the
 accumulation; each pack knows the labels of its whole step, so that the loss is their mean however they are dealt.
 """
 
-import heapq
 import math
 from collections.abc import Iterator
 from typing import Any, cast
@@ -15,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from bishare.data.dealing import deal_by_padded_tokens, deal_by_tokens
 from bishare.data.examples import Pack
 from bishare.errors import UserError
 
@@ -61,6 +61,7 @@ class StepSampler(DistributedSampler[Pack]):
         world_size: Number of devices.
         rank: This device's number.
         seed: Seed of the order of examples.
+        padded: Whether the examples of a pack are padded to one length; then a pack holds examples of like lengths.
 
     Raises:
         UserError: If a step has fewer examples than packs.
@@ -76,10 +77,12 @@ class StepSampler(DistributedSampler[Pack]):
         world_size: int = 1,
         rank: int = 0,
         seed: int = 0,
+        padded: bool = True,
     ) -> None:
         self.lengths, self.num_labels = np.asarray(lengths), np.asarray(num_labels)
         super().__init__(cast(Dataset[Any], self.lengths), num_replicas=world_size, rank=rank, seed=seed)
         self.batch_size, self.accumulation = batch_size, accumulation
+        self.deal = deal_by_padded_tokens if padded else deal_by_tokens
         self.start = 0
         """Packs of the epoch to leave out at the front: where a resumed run goes on."""
         self.num_packs = accumulation * world_size
@@ -101,25 +104,19 @@ class StepSampler(DistributedSampler[Pack]):
         return self.num_steps * self.accumulation
 
     def __iter__(self) -> Iterator[Pack]:
-        return iter(self.packs(self.epoch)[self.start :])
+        return self.packs(self.epoch, self.start)
 
-    def packs(self, epoch: int) -> list[Pack]:
-        """This rank's packs of a whole epoch, in order."""
+    def packs(self, epoch: int, start: int = 0) -> Iterator[Pack]:
+        """This rank's packs of an epoch, in order, without the first ``start``."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
-        steps = (order[step * self.batch_size : (step + 1) * self.batch_size] for step in range(self.num_steps))
-        return [pack for step in steps for pack in self._deal(step)[self.rank :: self.num_replicas]]
-
-    def _deal(self, step: npt.NDArray[np.int64]) -> list[Pack]:
-        """Give each example, the longest first, to the pack with the fewest tokens; the fullest pack comes first."""
-        num_step_labels = int(self.num_labels[step].sum())
-        packs: list[list[int]] = [[] for _ in range(self.num_packs)]
-        tokens = [(0, place) for place in range(self.num_packs)]  # a heap; every length is positive, so none stays 0
-        for index in sorted(map(int, step), key=lambda index: -self.lengths[index]):
-            total, place = heapq.heappop(tokens)
-            packs[place].append(index)
-            heapq.heappush(tokens, (total + int(self.lengths[index]), place))
-        # Packs that run side by side on the devices are neighbours in size, so that no device waits long.
-        return [Pack(tuple(packs[place]), num_step_labels) for _, place in sorted(tokens, reverse=True)]
+        first_step, skip = divmod(start, self.accumulation)
+        for number in range(first_step, self.num_steps):
+            step = order[number * self.batch_size : (number + 1) * self.batch_size]
+            num_step_labels = int(self.num_labels[step].sum())
+            packs = self.deal(self.lengths[step].tolist(), self.num_packs)
+            for pack in packs[self.rank :: self.num_replicas][skip:]:
+                yield Pack(tuple(step[pack].tolist()), num_step_labels)
+            skip = 0
 
 
 class EvaluationSampler(DistributedSampler[Pack]):

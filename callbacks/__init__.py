@@ -1,6 +1,7 @@
 """What happens around a training: each callback picks the moment and logs; the mathematics is in ``bishare``."""
 
 from callbacks.checkpoint import AdapterCheckpoint
+from callbacks.merging import AdaptiveMerging
 from callbacks.parameters import ParameterCount
 from callbacks.predictions import PredictionWriter
 from callbacks.ranks import RankMonitor
@@ -10,6 +11,7 @@ from callbacks.throughput import Throughput
 
 __all__ = [
     "AdapterCheckpoint",
+    "AdaptiveMerging",
     "ParameterCount",
     "PredictionWriter",
     "RankMonitor",

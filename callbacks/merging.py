@@ -1,0 +1,355 @@
+"""Merges layers that grow alike while they train: ASLoRA's adaptive merging, for every method with mergeable groups.
+
+Hu et al., 2024 (arXiv:2412.10135), section 3: shared training until ``start``, then one merge per group at every
+event, then final optimisation. Which pair merges is decided in ``bishare.analysis.merging``.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import rich
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+from typing_extensions import override
+
+from bishare.adapters.base import Adapter
+from bishare.adapters.groups import MergeableGroup
+from bishare.analysis.merging import (
+    Candidates,
+    Metric,
+    Order,
+    Schedule,
+    Size,
+    choose,
+    distances,
+    event_steps,
+    merges_by_count,
+    merges_to_count,
+    merges_to_groups,
+)
+from bishare.analysis.parameters import num_lora_values, num_values
+from bishare.analysis.sharing import Tie, merge_tree, sharing_map
+from bishare.errors import UserError
+from bishare.partitions import full_fp32
+from callbacks.run import adapter_of, run_folder, tensorboards
+
+FILE = "merges.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeRecord:
+    """One merge, as it is logged."""
+
+    step: int
+    group: str
+    layer: int
+    """The lower layer."""
+    uses: int
+    """The layer whose B it uses from now on, with every layer that used its own."""
+    distance: float
+    next_distance: float | None
+    """Of the pair that would have been next."""
+    groups_left: int
+    """Bs left in this group."""
+    live_parameters: int
+    fraction_of_lora: float
+
+    def __str__(self) -> str:
+        following = "none" if self.next_distance is None else f"{self.next_distance:.4g}"
+        return (
+            f"step {self.step:,}, {self.group}: layer {self.layer} now uses the B of layer {self.uses}; "
+            f"distance {self.distance:.4g}, next best {following}; {self.groups_left} left"
+        )
+
+
+class AdaptiveMerging(Callback):
+    """Lets the layers of each mergeable group come to share their Bs, one merge per group and event.
+
+    A merge is a re-tie: the lower layer from then on uses the upper layer's current B ("upper" is nearer the output),
+    with every layer that already used the lower's. No value and no optimizer state is written. Works on ASLoRA and on
+    Bi-Share with ``merging: true``. Exactly one of ``num_merges``, ``target_groups``, ``target_fraction`` says how far.
+
+    Args:
+        start: Optimizer steps of shared training before the merging stage (MRPC: 320).
+        interval: Optimizer steps between two merges; the first is at ``start + interval`` (MRPC: 240).
+        num_merges: Merges in every group (MRPC: 7).
+        target_groups: Bs left in every group.
+        target_fraction: Live parameters left, as a fraction of a LoRA of rank ``lora_rank`` on the same weights.
+        lora_rank: Rank of that LoRA.
+        candidates: ``all`` pairs (Algorithm 1) or ``adjacent`` layers (the text below it).
+        score: Compare the running ``mean`` of each B over all steps, or its ``current`` value.
+        metric: ``l2``; ``relative`` l2; ``cosine``; ``correlation``; or ``effective``, ``|(B_i - B_j) A|``, which does
+            not depend on the basis of the rank space.
+        order: Most ``similar`` pair first, ``random``, most ``dissimilar``, or ``hierarchical`` (complete linkage of
+            the means; a tied layer's mean stays as it was).
+        schedule: ``fixed`` interval, or ``cubic``: as many merges in the same span, dense at first.
+        seed: Of the random order.
+
+    Logs:
+        ``merge`` (text) and ``merges.jsonl`` in the run folder: every merge with its distance and the next best.
+        ``merge/groups/<group>``: Bs left.
+        ``merge/distance/<group>``, ``merge/next_distance/<group>``: of the pair merged and of the next best.
+        ``merge/mean_distance/<group>``: mean over all pairs of Bs before the merge.
+        ``merge/live``, ``merge/fraction_of_lora``: live parameters, and as a fraction of that LoRA.
+        ``merge/map``, ``merge/tree`` (images): who uses whose B, and the order of merges; after validation, at the
+            end of an epoch and of training, if there was a merge.
+        ``merges`` (progress bar): number of merges so far.
+
+    Raises:
+        UserError: An option is out of range, or there is nothing to merge.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        interval: int,
+        *,
+        num_merges: int | None = None,
+        target_groups: int | None = None,
+        target_fraction: float | None = None,
+        lora_rank: int = 8,
+        candidates: Candidates = "all",
+        score: Literal["mean", "current"] = "mean",
+        metric: Metric = "l2",
+        order: Order = "similar",
+        schedule: Schedule = "fixed",
+        seed: int = 0,
+    ) -> None:
+        goals = {"num_merges": num_merges, "target_groups": target_groups, "target_fraction": target_fraction}
+        if sum(goal is not None for goal in goals.values()) != 1:
+            given = ", ".join(name for name, goal in goals.items() if goal is not None) or "none"
+            raise UserError(f"AdaptiveMerging needs exactly one of {', '.join(goals)}; given: {given}.")
+        lowest = {"start": 0, "interval": 1, "num_merges": 1, "target_groups": 1, "lora_rank": 1}
+        values = {"start": start, "interval": interval, "lora_rank": lora_rank} | goals
+        for name, low in lowest.items():
+            value = values[name]
+            if value is not None and value < low:
+                raise UserError(f"AdaptiveMerging: {name} is {value}; it must be at least {low}.")
+        if target_fraction is not None and not 0 < target_fraction < 1:
+            raise UserError(f"AdaptiveMerging: target_fraction is {target_fraction}; it must be between 0 and 1.")
+        if order == "hierarchical" and score == "current":
+            raise UserError("AdaptiveMerging: order hierarchical compares running means; use it with score: mean.")
+        self.start, self.interval, self.goals, self.lora_rank = start, interval, goals, lora_rank
+        self.candidates, self.score, self.metric, self.order = candidates, score, metric, order
+        self.schedule, self.seed = schedule, seed
+        self._last_step = 0
+        self._records: list[MergeRecord] = []
+        self._events: dict[str, frozenset[int]] = {}  # optimizer steps of every group's merges
+        self._num_drawn = 0  # merges in the newest pictures
+
+    # --- state -------------------------------------------------------------------------------------------------
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Owner map and means are buffers of the adapter, and all that decides; this is what is reported."""
+        return {"last_step": self._last_step, "records": [asdict(record) for record in self._records]}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._last_step = state_dict["last_step"]
+        self._records = [MergeRecord(**record) for record in state_dict["records"]]
+
+    # --- hooks -------------------------------------------------------------------------------------------------
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses what can't be merged before anything is loaded."""
+        config = getattr(pl_module, "adapter_config", None)
+        if stage == "fit" and config is not None and not config.mergeable:
+            raise UserError(_NOTHING.format(method=config.method))
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        adapter = adapter_of(pl_module)
+        adapter.refresh()
+        groups = adapter.mergeable_groups()
+        if not groups:
+            raise UserError(_NOTHING.format(method=adapter.config.method))
+        self._plan(adapter)
+        self._last_step = trainer.global_step
+        self._records = [record for record in self._records if record.step <= self._last_step]
+        self._num_drawn = 0
+        self._check_agreement(trainer, groups)
+        self._warn_of_late_merges(trainer)
+        if trainer.is_global_zero:
+            path = run_folder(trainer) / FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{FILE}.{os.getpid()}")
+            temporary.write_text("".join(_line(record) for record in self._records), encoding="utf-8")
+            temporary.replace(path)  # merges that a resumed run has yet to repeat are gone
+        self._log_counts(trainer, adapter)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._last_step:
+            return  # one of the other micro-batches of a step
+        self._last_step = step = trainer.global_step
+        adapter = adapter_of(pl_module)
+        if self.score == "mean":
+            self._observe(trainer, adapter)
+        due = {name: group for name, group in adapter.mergeable_groups().items() if step in self._events[name]}
+        if due:
+            self._merge(trainer, adapter, due)
+        pl_module.log("merges", float(len(self._records)), prog_bar=True, logger=False)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            self._draw(trainer, pl_module)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, pl_module)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._draw(trainer, pl_module)
+
+    # --- deciding ----------------------------------------------------------------------------------------------
+
+    def _plan(self, adapter: Adapter) -> None:
+        """Fix the steps of every group's merges, from shapes alone, so that a resumed run makes the same plan."""
+        groups = adapter.mergeable_groups()
+        sizes = {name: Size(len(g.names), g.shape[0] * g.shape[1]) for name, g in groups.items()}
+        if (num_merges := self.goals["num_merges"]) is not None:
+            planned = merges_by_count(sizes, int(num_merges))
+        elif (target_groups := self.goals["target_groups"]) is not None:
+            planned = merges_to_groups(sizes, int(target_groups))
+        else:
+            assert self.goals["target_fraction"] is not None
+            target = int(self.goals["target_fraction"] * num_lora_values(adapter.slots, self.lora_rank))
+            unmerged = num_values(p for p in adapter.parameters() if p.requires_grad)
+            planned = merges_to_count(sizes, live=unmerged, target=target)
+        self._events = {
+            name: frozenset(
+                event_steps(start=self.start, interval=self.interval, num_merges=num, schedule=self.schedule)
+            )
+            for name, num in planned.items()
+        }
+
+    def _warn_of_late_merges(self, trainer: Trainer) -> None:
+        end = trainer.estimated_stepping_batches
+        late = [step for steps in self._events.values() for step in steps if step > end]
+        if late:
+            rank_zero_warn(
+                f"AdaptiveMerging: the run ends at optimizer step {int(end):,}, before {len(late)} of its "
+                f"{sum(len(steps) for steps in self._events.values())} merges (the last at step {max(late):,})."
+            )
+
+    def _observe(self, trainer: Trainer, adapter: Adapter) -> None:
+        """Take the values after this step into all running means, gathered in one go."""
+        groups = list(adapter.mergeable_groups().values())
+        sources = [group.sources() for group in groups]
+        values = iter(full_fp32([p for of_group in sources for p in of_group]))
+        for group, of_group in zip(groups, sources, strict=True):
+            group.observe([next(values) for _ in of_group])
+
+    @torch.no_grad()
+    def _merge(self, trainer: Trainer, adapter: Adapter, due: Mapping[str, MergeableGroup]) -> None:
+        scalars: dict[str, float] = {}
+        for name, group in due.items():
+            d = self._distances(trainer, group)
+            live = group.live
+            seed = f"{self.seed} {name} {group.num_merges}"
+            rows: list[list[float]] = d.tolist()
+            merge = choose(rows, group.owners, candidates=self.candidates, order=self.order, seed=seed)
+            if merge is None:
+                continue
+            mean_distance = d[live][:, live].sum().item() / (len(live) * (len(live) - 1))
+            group.tie(merge.lower, merge.upper)
+            num = num_values(adapter.live_parameters().values())
+            record = MergeRecord(
+                step=self._last_step,
+                group=name,
+                layer=group.layers[merge.lower],
+                uses=group.layers[merge.upper],
+                distance=merge.distance,
+                next_distance=merge.next_distance,
+                groups_left=len(group.live),
+                live_parameters=num,
+                fraction_of_lora=num / num_lora_values(adapter.slots, self.lora_rank),
+            )
+            self._report(trainer, record)
+            scalars |= {f"merge/distance/{name}": merge.distance, f"merge/mean_distance/{name}": mean_distance}
+            if merge.next_distance is not None:
+                scalars[f"merge/next_distance/{name}"] = merge.next_distance
+        self._check_agreement(trainer, adapter.mergeable_groups())
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=self._last_step)
+        self._log_counts(trainer, adapter)
+
+    def _distances(self, trainer: Trainer, group: MergeableGroup) -> Tensor:
+        """Distances of all members; those of tied layers mean something only for the running means."""
+        A = full_fp32([group.shared_a()])[0] if self.metric == "effective" else None
+        if self.score == "mean":
+            return distances(group.mean, self.metric, A)
+        current = torch.zeros_like(group.mean)
+        current[group.live] = torch.stack(group.compared(full_fp32(group.sources())))
+        return distances(current, self.metric, A)
+
+    def _check_agreement(self, trainer: Trainer, groups: Mapping[str, MergeableGroup]) -> None:
+        """Stop every rank if their owner maps differ: they would train different models under one name."""
+        owners = json.dumps({name: group.owners for name, group in groups.items()}).encode()
+        mine = torch.tensor(zlib.crc32(owners), dtype=torch.int64, device=trainer.strategy.root_device)
+        hashes = trainer.strategy.all_gather(mine).flatten().tolist()
+        if len(set(hashes)) > 1:
+            raise RuntimeError(
+                f"the ranks merged different layers by optimizer step {trainer.global_step} (owner maps {hashes}); "
+                "resume from the last checkpoint."
+            )
+
+    # --- reporting ---------------------------------------------------------------------------------------------
+
+    def _report(self, trainer: Trainer, record: MergeRecord) -> None:
+        self._records.append(record)
+        if not trainer.is_global_zero:
+            return
+        with (run_folder(trainer) / FILE).open("a", encoding="utf-8") as file:
+            file.write(_line(record))
+        for tensorboard in tensorboards(trainer):
+            tensorboard.add_text("merge", str(record), record.step)
+        rich.get_console().print(f"Merge: {record}", highlight=False, soft_wrap=True)
+
+    def _log_counts(self, trainer: Trainer, adapter: Adapter) -> None:
+        num = num_values(adapter.live_parameters().values())
+        metrics = {f"merge/groups/{name}": float(len(group.live)) for name, group in adapter.mergeable_groups().items()}
+        metrics["merge/live"] = float(num)
+        metrics["merge/fraction_of_lora"] = num / num_lora_values(adapter.slots, self.lora_rank)
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Pictures take longer than a merge, so they wait for a pause of the training."""
+        if len(self._records) == self._num_drawn or not trainer.is_global_zero:
+            return
+        self._num_drawn = len(self._records)
+        groups = adapter_of(pl_module).mergeable_groups()
+        owners = {
+            name: {layer: g.layers[owner] for layer, owner in zip(g.layers, g.owners, strict=True)}
+            for name, g in groups.items()
+        }
+        ties = {name: [Tie(r.step, r.layer, r.uses) for r in self._records if r.group == name] for name in groups}
+        when = f"step {trainer.global_step:,}"
+        for tensorboard in tensorboards(trainer):
+            tensorboard.add_figure("merge/map", sharing_map(owners, title=f"whose B, {when}"), trainer.global_step)
+            layers = {name: group.layers for name, group in groups.items()}
+            tree = merge_tree(layers, ties, title=f"merge tree, {when}")
+            tensorboard.add_figure("merge/tree", tree, trainer.global_step)
+
+
+_NOTHING = (
+    "AdaptiveMerging: {method} as configured has nothing to merge, because its layers read As of their own. "
+    "Set merging: true (bishare), use aslora, or leave the callback out."
+)
+
+
+def _line(record: MergeRecord) -> str:
+    return json.dumps(asdict(record)) + "\n"

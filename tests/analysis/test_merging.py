@@ -1,0 +1,183 @@
+"""Distances against their definitions, every candidate and order, the published schedule, and the plans."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from bishare.analysis.merging import (
+    CHUNK,
+    Metric,
+    Size,
+    choose,
+    distances,
+    event_steps,
+    merges_by_count,
+    merges_to_count,
+    merges_to_groups,
+)
+from bishare.errors import UserError
+
+FACTORS = torch.randn(5, 17, 3, generator=torch.Generator().manual_seed(0))
+SHARED = torch.randn(3, 11, generator=torch.Generator().manual_seed(1))
+
+
+def defined(metric: Metric, x: Tensor, y: Tensor) -> float:
+    x, y, A = x.double(), y.double(), SHARED.double()
+    match metric:
+        case "l2":
+            return (x - y).norm().item()
+        case "relative":
+            return (2 * (x - y).norm() / (x.norm() + y.norm())).item()
+        case "cosine":
+            return 1 - ((x * y).sum() / x.norm() / y.norm()).item()
+        case "correlation":
+            return 1 - torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1].item()
+        case "effective":
+            return ((x - y) @ A).norm().item()
+
+
+@pytest.mark.parametrize("metric", ["l2", "relative", "cosine", "correlation", "effective"])
+def test_every_metric_is_what_it_says(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bishare.analysis.merging.CHUNK", 5 * 3 * 4)  # several chunks, the last one short
+    assert FACTORS.numel() < CHUNK
+
+    d = distances(FACTORS + 0.5, metric, SHARED)
+
+    expected = [
+        [defined(metric, x, y) if i != j else 0.0 for j, y in enumerate(FACTORS + 0.5)]
+        for i, x in enumerate(FACTORS + 0.5)
+    ]
+    assert d.dtype == torch.float64
+    torch.testing.assert_close(d, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-7)
+
+
+def test_near_pairs_keep_their_distance() -> None:
+    B = torch.full((2, 1000, 8), 3.0)
+    B[1, 0, 0] += 1e-3
+
+    assert distances(B, "l2")[0, 1].item() == pytest.approx((B[1, 0, 0] - 3.0).item(), rel=1e-3)
+
+
+def test_effective_distance_does_not_depend_on_the_basis_of_the_rank_space() -> None:
+    basis = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).double()
+    turned, A = FACTORS.double() @ basis, torch.linalg.solve(basis, SHARED.double())
+
+    torch.testing.assert_close(distances(turned, "effective", A), distances(FACTORS.double(), "effective", SHARED))
+    assert (distances(turned, "l2") - distances(FACTORS, "l2")).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("metric", ["l2", "relative", "cosine", "correlation"])
+def test_factors_still_at_zero_have_finite_distances(metric: Metric) -> None:
+    assert distances(torch.zeros(3, 4, 2), metric).isfinite().all()
+
+
+# Distances of five layers; 3 and 4 are nearest, then 0 and 2, then 0 and 3; 1 is far from all.
+D = [
+    [0.0, 7.0, 2.0, 3.0, 9.0],
+    [7.0, 0.0, 8.0, 6.0, 6.5],
+    [2.0, 8.0, 0.0, 5.0, 4.0],
+    [3.0, 6.0, 5.0, 0.0, 1.0],
+    [9.0, 6.5, 4.0, 1.0, 0.0],
+]
+APART = [0, 1, 2, 3, 4]
+
+
+def test_most_similar_pair_merges_and_the_next_best_is_told() -> None:
+    assert choose(D, APART, candidates="all", order="similar") == (3, 4, 1.0, 2.0)
+
+
+def test_a_tied_layer_is_no_candidate() -> None:
+    assert choose(D, [0, 1, 2, 4, 4], candidates="all", order="similar") == (0, 2, 2.0, 4.0)
+
+
+def test_adjacent_candidates_are_neighbours_among_the_owners() -> None:
+    assert choose(D, APART, candidates="adjacent", order="similar") == (3, 4, 1.0, 5.0)
+    assert choose(D, [0, 1, 2, 4, 4], candidates="adjacent", order="similar") == (2, 4, 4.0, 7.0)
+
+
+def test_dissimilar_takes_the_farthest_pair() -> None:
+    assert choose(D, APART, candidates="all", order="dissimilar") == (0, 4, 9.0, 8.0)
+
+
+def test_hierarchical_compares_the_farthest_layers_of_two_groups() -> None:
+    owners = [2, 1, 2, 4, 4]
+    assert choose(D, owners, candidates="all", order="similar") == (2, 4, 4.0, 6.5)
+    assert choose(D, owners, candidates="all", order="hierarchical") == (1, 4, 6.5, 8.0)
+
+
+def test_equal_distances_are_decided_by_the_lower_index() -> None:
+    even = [[0.0 if i == j else 1.0 for j in range(4)] for i in range(4)]
+    for order in ("similar", "dissimilar", "hierarchical"):
+        merge = choose(even, [0, 1, 2, 3], candidates="all", order=order)
+        assert merge is not None
+        assert merge[:2] == (0, 1)
+
+
+def test_random_order_depends_on_its_seed_alone() -> None:
+    picks = [choose(D, APART, candidates="all", order="random", seed=f"{i}") for i in range(40)]
+    again = [choose(D, APART, candidates="all", order="random", seed=f"{i}") for i in range(40)]
+
+    assert picks == again
+    assert len({pick[:2] for pick in picks if pick}) > 5
+    assert all(pick and pick.distance == D[pick.lower][pick.upper] and pick.next_distance is None for pick in picks)
+
+
+def test_one_owner_left_is_the_end() -> None:
+    assert choose(D, [4] * 5, candidates="all", order="similar") is None
+    assert choose(D, [1, 1, 4, 4, 4], candidates="all", order="similar") == (1, 4, 6.5, None)
+
+
+def test_a_distance_that_is_not_finite_stops_the_run() -> None:
+    with pytest.raises(UserError, match="not finite"):
+        choose([[0.0, float("nan")], [float("nan"), 0.0]], [0, 1], candidates="all", order="similar")
+
+
+def test_published_settings_merge_first_at_560_and_for_the_seventh_time_at_2000() -> None:
+    steps = event_steps(start=320, interval=240, num_merges=7, schedule="fixed")
+
+    assert steps == [560, 800, 1040, 1280, 1520, 1760, 2000]
+    assert steps == [t for t in range(1, 6900) if t > 320 and (t - 320) % 240 == 0][:7]
+
+
+def test_cubic_schedule_spans_the_same_steps_and_is_dense_at_first() -> None:
+    steps = event_steps(start=320, interval=240, num_merges=7, schedule="cubic")
+
+    gaps = [b - a for a, b in zip([320, *steps], steps, strict=False)]
+    assert steps[-1] == 2000
+    assert gaps == sorted(gaps)
+    for k, step in enumerate(steps, 1):
+        share = (step - 320) / (7 * 240)
+        earlier = (step - 1 - 320) / (7 * 240)
+        assert 7 * (1 - (1 - earlier) ** 3) < k <= 7 * (1 - (1 - share) ** 3) + 1e-9
+
+
+@pytest.mark.parametrize("interval", [1, 2, 3])
+def test_cubic_schedule_never_has_two_merges_in_one_step(interval: int) -> None:
+    steps = event_steps(start=0, interval=interval, num_merges=30, schedule="cubic")
+
+    assert len(set(steps)) == 30
+    assert steps == sorted(steps)
+    assert steps[0] >= 1
+    assert steps[-1] == 30 * interval
+
+
+SIZES = {"local.q": Size(4, 100), "intra": Size(3, 10)}
+
+
+def test_the_same_number_of_merges_in_every_group() -> None:
+    assert merges_by_count(SIZES, 2) == {"local.q": 2, "intra": 2}
+    with pytest.raises(UserError, match=r"num_merges is 3, but intra has 3 layers"):
+        merges_by_count(SIZES, 3)
+
+
+def test_merges_to_a_number_of_groups() -> None:
+    assert merges_to_groups(SIZES, 3) == {"local.q": 1, "intra": 0}
+
+
+def test_merges_to_a_parameter_count_take_turns() -> None:
+    assert merges_to_count(SIZES, live=1000, target=1000) == {"local.q": 0, "intra": 0}
+    assert merges_to_count(SIZES, live=1000, target=900) == {"local.q": 1, "intra": 0}
+    assert merges_to_count(SIZES, live=1000, target=899) == {"local.q": 1, "intra": 1}
+    assert merges_to_count(SIZES, live=1000, target=680) == {"local.q": 3, "intra": 2}
+    with pytest.raises(UserError, match=r"asks for 679 parameters, but merging all layers leaves 680"):
+        merges_to_count(SIZES, live=1000, target=679)

@@ -226,6 +226,8 @@ class PromptData(LightningDataModule, ABC):
             world_size=self._world_size,
         )
         if self.trainer:
+            if getattr(self.trainer, "overfit_batches", 0):  # set by name in Trainer, so that mypy does not see it
+                raise UserError("trainer.overfit_batches would replace the optimizer steps; use data.max_examples.")
             given = self.trainer.accumulate_grad_batches
             if given not in (1, before, self.accumulation):
                 raise UserError(
@@ -252,6 +254,6 @@ class PromptData(LightningDataModule, ABC):
             f"{num_validation:,} validation examples ({self._num_dropped:,} dropped, no token of the answer fits; "
             f"{self._num_cut:,} cut to {self.max_length} tokens), {train.lengths.mean():.0f} tokens on average, "
             f"{train.num_labels.sum() / train.lengths.sum():.0%} of them with a label; {self.steps_per_epoch:,} steps "
-            f"per epoch of {self.batch_size} examples in {self.accumulation} micro-batches on {self._world_size} "
-            f"device{'s' if self._world_size > 1 else ''}."
+            f"per epoch of {self.batch_size} examples; {self.accumulation} micro-batches per step and device, devices: "
+            f"{self._world_size}."
         )

@@ -211,6 +211,11 @@ def test_the_trainer_gets_the_accumulation(tmp_path, make, tokenizer):
     assert seen["num_steps"] == data.steps_per_epoch
 
 
+def test_overfit_batches_is_refused(tmp_path, make, tokenizer):
+    with pytest.raises(UserError, match=r"use data\.max_examples"):
+        run(tmp_path / "run", tokenizer, make(), overfit_batches=2)
+
+
 def test_an_accumulation_of_the_users_own_is_refused(tmp_path, make, tokenizer):
     with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches is 5"):
         run(tmp_path / "run", tokenizer, make(), accumulate_grad_batches=5)

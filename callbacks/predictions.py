@@ -65,6 +65,8 @@ class PredictionWriter(BasePredictionWriter):
         trainer.strategy.barrier("PredictionWriter")
         if trainer.is_global_zero:
             join(self._path, trainer.world_size)
+            if trainer.progress_bar_callback is not None:  # end its live display, so that the line stands below it
+                trainer.progress_bar_callback.teardown(trainer, pl_module, stage="predict")
             rich.get_console().print(f"Answers: {shown(self._path)}")
 
 

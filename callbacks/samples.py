@@ -75,8 +75,8 @@ class SampleAnswers(Callback):
         console = rich.get_console()
         console.print(f"[bold]Answers {f'at step {step:,}' if step else 'before training'}[/bold]")
         for question, answer in zip(self.questions, answers, strict=True):
-            console.print(Padding(f"[cyan]{escape(question)}[/cyan]", (0, 0, 0, 2)))
-            console.print(Padding(escape(answer.strip()) or "[dim](nothing)[/dim]", (0, 0, 0, 4)))
+            console.print(Padding(f"[cyan]{escape(question)}[/cyan]", (0, 0, 0, 2), expand=False))
+            console.print(Padding(escape(answer.strip()) or "[dim](nothing)[/dim]", (0, 0, 0, 4), expand=False))
         for tensorboard in tensorboards(trainer):
             for i, (question, answer) in enumerate(zip(self.questions, answers, strict=True)):
                 tensorboard.add_text(f"answers/{i}", f"**{question}**\n\n{answer.strip()}", step)

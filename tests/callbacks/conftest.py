@@ -29,7 +29,7 @@ class TinyModule(BiShareModule):
 
     def configure_model(self) -> None:
         if "model" not in self._modules:
-            self.model = self._tiny[0]
+            self.model = self._tiny[0].train()
             inject(self.model, self.adapter_config)
 
     def generate(self, prompts: list[str], max_new_tokens: int = 64) -> list[str]:

@@ -1,5 +1,6 @@
 """Tiny models with random weights, built from their configs: no hub, no files."""
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +18,11 @@ from transformers import (
     Qwen2Config,
     RobertaConfig,
 )
+
+# Tiny models gain nothing from threads, and two test runs on one machine would wait for each other's. The variable
+# is for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 VOCABULARY = 64
 NUM_LAYERS = 3

@@ -1,5 +1,6 @@
 """The LightningModule: a frozen Hugging Face model with an adapter, its loss, its optimizer and its checkpoints."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from typing_extensions import override
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.inject import NAME, adapter_of, inject
 from bishare.bases import load_base, load_tokenizer
+from bishare.data.prompts import encode_prompts
 from bishare.combinations import check_combination
 from bishare.errors import UserError
 from bishare.guard import STEPS, UpdateGuard
@@ -122,13 +124,23 @@ class BiShareModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _total_steps(self) -> int:
-        """Optimizer steps of the whole run, from the data module where it knows them."""
+        """Optimizer steps of the whole run, from the data module where it knows them.
+
+        Raises:
+            UserError: The trainer sets no end.
+        """
         trainer = self.trainer
-        per_epoch = getattr(getattr(trainer, "datamodule", None), "steps_per_epoch", None)
-        if per_epoch is None or not trainer.max_epochs or trainer.max_epochs < 0:
+        steps_per_epoch = getattr(getattr(trainer, "datamodule", None), "steps_per_epoch", None)
+        if trainer.max_epochs == -1 or steps_per_epoch is None:
+            if trainer.max_epochs == -1 and trainer.max_steps == -1:
+                raise UserError("the learning rate needs the length of the run: set trainer.max_steps or max_epochs.")
+            # With a loader of Lightning's own kind; for ours it would build the loader early and lose its position.
             return int(trainer.estimated_stepping_batches)
-        total = int(per_epoch) * trainer.max_epochs
-        return min(total, trainer.max_steps) if trainer.max_steps > 0 else total
+        batches = int(steps_per_epoch) * trainer.accumulate_grad_batches
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+        return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
 
     # --- training ----------------------------------------------------------------------------------------------
 
@@ -207,12 +219,7 @@ class BiShareModule(LightningModule):
 
     def generate(self, prompts: list[str], max_new_tokens: int = 64) -> list[str]:
         """Greedy answers to ``prompts`` (rendered as in training), each cut at the end of text."""
-        tokenizer = self.tokenizer
-        bos = tokenizer.bos_token
-        rendered = bool(bos) and all(prompt.startswith(bos) for prompt in prompts)  # by a chat template
-        tokens = tokenizer(
-            prompts, padding=True, padding_side="left", add_special_tokens=not rendered, return_tensors="pt"
-        )
+        tokens = encode_prompts(self.tokenizer, prompts)
         return self._answers(tokens["input_ids"], tokens["attention_mask"], max_new_tokens)
 
     @torch.no_grad()

@@ -15,8 +15,8 @@ from typing_extensions import override
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.inject import NAME, adapter_of, inject
 from bishare.bases import load_base, load_tokenizer
-from bishare.data.prompts import encode_prompts
 from bishare.combinations import check_combination
+from bishare.data.prompts import encode_prompts
 from bishare.errors import UserError
 from bishare.guard import STEPS, UpdateGuard
 from bishare.loss import perplexity, token_loss

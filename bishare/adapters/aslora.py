@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
 from bishare.adapters.groups import MergeableGroup
 from bishare.adapters.store import SHARED, Store, by_kind, kind_name
@@ -79,9 +80,16 @@ class ASLoRA(Adapter):
     def _a(self, slot: Slot) -> str:
         return SHARED if self.config.a_scope == "global" else kind_name(slot)
 
+    def _stored(self, slot: Slot) -> Factors:
+        return self.local.pair(self._a(slot), self.b_name(f"local.{kind_name(slot)}", slot.key))
+
     def parts(self, slot: Slot) -> Mapping[str, Factors]:
-        A, B = self.local.pair(self._a(slot), self.b_name(f"local.{kind_name(slot)}", slot.key))
+        A, B = self._stored(slot)
         return {"local": Factors(A, B * self.scale)}
+
+    def blocks(self, slot: Slot) -> Blocks:
+        A, B = self._stored(slot)
+        return Blocks([Block(A)], [Block(B)], self.scale)
 
     def reset_parameters(self) -> None:
         """A Gaussian of variance 1 / (3 in), as large as every other method's uniform A; B zero; no layer tied."""

@@ -8,7 +8,7 @@ path, :meth:`bishare.adapters.base.Adapter.parts`, says the same through torch's
 Shapes: S [a, s], K [b, k]; a factor is [r, n] (A, or B transposed), cut where k s exceeds n.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -72,12 +72,17 @@ class _Assemble(torch.autograd.Function):
                 window = shared[:, start : start + n]
                 rows.copy_(window if scale == 1.0 else window * scale)
                 continue
-            product = _spread(kernel * scale if scale != 1.0 else kernel, per_rank) * _repeat(shared, per_rank)
-            rows.copy_(product.view(len(rows), -1)[:, :n])
+            spread = _spread(kernel if scale == 1.0 else kernel * scale, per_rank)
+            repeated = _repeat(shared, per_rank)
+            if kernel.shape[1] * shared.shape[1] == n:
+                blocks_of_rows = rows.view(-1, len(shared), kernel.shape[1], shared.shape[1])
+                torch.mul(spread, repeated, out=blocks_of_rows)
+            else:
+                rows.copy_((spread * repeated).reshape(len(rows), -1)[:, :n])
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch's own
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layout = ctx.layout
         gradients: list[Tensor | None] = []
@@ -93,7 +98,7 @@ class _Assemble(torch.autograd.Function):
         return None, *gradients
 
 
-def _oriented(tensors: Sequence[Tensor | None], layout: _Layout) -> Any:
+def _oriented(tensors: Sequence[Tensor | None], layout: _Layout) -> Iterator[tuple[Tensor, Tensor | None, int, bool]]:
     """(shared [a, s], kernel [b, k] or None, start, per_rank) of every block, whichever side it stands on."""
     for (start, per_rank), shared, kernel in zip(layout.options, tensors[::2], tensors[1::2], strict=True):
         assert shared is not None

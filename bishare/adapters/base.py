@@ -16,8 +16,8 @@ import torch
 from jsonargparse import set_parsing_settings
 from torch import Tensor, nn
 
-from bishare.adapters.groups import MergeableGroup
 from bishare.adapters.assembly import Block, Blocks
+from bishare.adapters.groups import MergeableGroup
 from bishare.errors import UserError
 
 

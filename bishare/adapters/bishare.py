@@ -177,20 +177,26 @@ class BiShare(Adapter):
         store = Store(rows, dict.fromkeys([SHARED] if one_A else names, width), dict.fromkeys(names, height))
         return store, nn.ModuleDict({slot.key: fit(slot) for slot in self.slots})
 
-    def _unscaled(self, slot: Slot) -> dict[str, Factors]:
-        parts = {}
+    def _stored(self, slot: Slot) -> Iterator[tuple[str, Factors, Transform | None]]:
+        """The levels of a slot: name, stored pair, and the transform that fits a shared pair."""
         if self.local.A:
             b = self.b_name(f"local.{kind_name(slot)}", slot.key)
-            parts["local"] = self.local.pair(self._local_a(slot), b)
+            yield "local", self.local.pair(self._local_a(slot), b), None
         if self.intra.A:
             shared = self.intra.pair(self._intra_a(slot), self.b_name("intra", str(slot.layer)))
-            parts["intra"] = self.intra_fit[slot.key](shared)
+            yield "intra", shared, cast(Transform, self.intra_fit[slot.key])
         if self.inter.A:
-            parts["inter"] = self.inter_fit[slot.key](self.inter.pair(SHARED, SHARED))
-        return parts
+            yield "inter", self.inter.pair(SHARED, SHARED), cast(Transform, self.inter_fit[slot.key])
 
     def parts(self, slot: Slot) -> Mapping[str, Factors]:
-        return {level: Factors(A, B * self.scale) for level, (A, B) in self._unscaled(slot).items()}
+        fitted = {level: pair if fit is None else fit(pair) for level, pair, fit in self._stored(slot)}
+        return {level: Factors(A, B * self.scale) for level, (A, B) in fitted.items()}
+
+    def blocks(self, slot: Slot) -> Blocks:
+        pairs = [
+            (Block(pair.A), Block(pair.B)) if fit is None else fit.blocks(pair) for _, pair, fit in self._stored(slot)
+        ]
+        return Blocks([A for A, _ in pairs], [B for _, B in pairs], self.scale)
 
     def reset_parameters(self) -> None:
         for store in (self.local, self.intra, self.inter):

@@ -88,8 +88,13 @@ class Gate(Transform):
         self.out_up = nn.Parameter(torch.empty(out_features, 1))  # G_ou
 
     def forward(self, shared: Factors) -> Factors:
-        scalar = (self.out_down @ shared.B) @ (shared.A @ self.in_up)  # [1, 1]
-        return Factors(self.in_down, self.out_up * scalar)
+        return Factors(self.in_down, self.out_up * self._scalar(shared))
+
+    def blocks(self, shared: Factors) -> tuple[Block, Block]:
+        return Block(self.in_down), Block(self.out_up, self._scalar(shared))
+
+    def _scalar(self, shared: Factors) -> Tensor:
+        return (self.out_down @ shared.B) @ (shared.A @ self.in_up)  # [1, 1]
 
     def reset_parameters(self) -> None:
         for gate in (self.in_down, self.in_up, self.out_down, self.out_up):

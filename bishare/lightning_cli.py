@@ -74,7 +74,7 @@ class BiShareCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             known = self._parser(self._command).get_defaults().keys()
-            raise UserError(explain(str(error), self._arguments, list(known))) from error
+            raise UserError(explain(_parsing_message(error), self._arguments, list(known))) from error
 
     @override
     def _parse_ckpt_path(self) -> None:
@@ -174,3 +174,17 @@ def _users_mistake(error: BaseException | None) -> BaseException | None:
     while error is not None and not isinstance(error, (UserError, MisconfigurationException)):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _parsing_message(error: ArgumentError) -> str:
+    """What jsonargparse says is wrong.
+
+    A wrong part that lies beside the file naming it is read a second time, and jsonargparse then complains of the
+    loop that it has made itself; what it had to say before is among the causes.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not str(cause).startswith("Config file loop detected"):
+        cause = cause.__context__
+    if cause is None or cause.__context__ is None:
+        return str(error)
+    return str(error).replace(str(cause), str(cause.__context__))

@@ -27,7 +27,7 @@ def explain(message: str, arguments: Sequence[str], known_keys: Collection[str])
         known_keys: Every key that the command knows, dotted.
     """
     files = [file for name in _config_arguments(arguments) for file in _with_parts(Path(name))]
-    if "Problems parsing config" in message or "Invalid content in sub-config" in message:
+    if re.search(r"Problems parsing config|Invalid content in sub-config|while (parsing|scanning)", message):
         for file in files:
             if problem := _yaml_problem(file):
                 return problem
@@ -54,34 +54,38 @@ class _Report:
     unknown: str = ""
     expected: list[str] = field(default_factory=list)
     given: str = ""
+    part: str = ""
+    """A file that was to be loaded: what follows says what is wrong in it, or nothing does and it is not there."""
     other: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, message: str) -> "_Report":
-        report, first_bullet = cls(), None
+        report = cls()
         for line in message.splitlines():
-            indent, text = len(line) - len(line.lstrip()), line.strip()
-            if text.startswith("- "):
-                text = text[2:]
-                first_bullet = indent if first_bullet is None else first_bullet
-                if indent <= first_bullet and (report.unknown or report.other):
-                    break
-            report._read_line(text)
+            text = line.strip()
+            if text.startswith("- ") and (report.unknown or report.other):
+                break
+            report._read_line(text.removeprefix("- "))
         return report
 
     def _read_line(self, text: str) -> None:
         if match := re.match(r'Parser key "(.+?)":\s*(.*)', text):
+            if self.keys and f"{match[1]}.".startswith(f"{self.keys[-1]}."):
+                self.keys.pop()  # the longer one says it all
             self.keys.append(match[1])
             text = match[2]
         if match := re.match(r"Problem with given class_path '(.+)':", text):
             self.class_path = match[1]
         elif match := re.search(r"(?:Option|does not accept option) '(.+?)'", text):
             self.unknown = match[1]
-        elif match := re.match(r"Expected a path but (.*) either not|Unable to load config '(.*)'$", text):
-            name = match[1] or match[2]
-            self.other.append(f"there is no file {name} (paths are relative to the file that names them)")
+        elif match := re.match(r"Expected a path but (.*) either not accessible or invalid", text):
+            self.other.append(_no_file(match[1]))
         elif match := re.match(r"File does not exist: '(.*)'", text):
             self.other.append(f"there is no file {match[1]}")
+        elif match := re.match(r"Unable to load config ['\"](.*)['\"]$", text):
+            self.part = match[1]
+        elif match := re.match(r"the following arguments are required: (.+)", text):
+            self.other.append(f"{self.class_path.rpartition('.')[2]} needs {match[1]}")
         elif match := re.match(r"Expected an? (.+?)(?:\. Got value: (.*))?$", text):
             self.expected.append(match[1])
             self.given = self.given or match[2] or ""
@@ -104,6 +108,8 @@ class _Report:
             return f"{self.path} is not known; {_suggestion(self.unknown, candidates) or 'see --help.'}"
         if self.other:
             return f"{self.path}: {self._plain(self.other[0])}".removeprefix(": ")
+        if self.part and not self.expected:
+            return f"{self.path}: {_no_file(self.part)}."
         if self.given in ("", "None"):
             return f"{self.path} is not given."
         return f"{self.path} is {self.given}; it must be {_alternatives(self.expected)}."
@@ -116,6 +122,10 @@ class _Report:
         if match := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
             return f"{match[1]} is no {match[2]}."
         return text if text.endswith(".") else f"{text}."
+
+
+def _no_file(name: str) -> str:
+    return f"there is no file {name} (paths are relative to the file that names them)"
 
 
 def _parameters(class_path: str) -> list[str]:

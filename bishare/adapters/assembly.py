@@ -75,8 +75,8 @@ class _Assemble(torch.autograd.Function):
             spread = _spread(kernel if scale == 1.0 else kernel * scale, per_rank)
             repeated = _repeat(shared, per_rank)
             if kernel.shape[1] * shared.shape[1] == n:
-                blocks_of_rows = rows.view(-1, len(shared), kernel.shape[1], shared.shape[1])
-                torch.mul(spread, repeated, out=blocks_of_rows)
+                grid = (len(shared),) if per_rank else (len(kernel), len(shared))
+                torch.mul(spread, repeated, out=rows.view(*grid, kernel.shape[1], shared.shape[1]))
             else:
                 rows.copy_((spread * repeated).reshape(len(rows), -1)[:, :n])
         return out

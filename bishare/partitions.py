@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 
+@torch.no_grad()
 def full_fp32(parameters: Sequence[nn.Parameter], *, state: str | None = None) -> list[Tensor]:
     """The parameters' fp32 values, the same on every process; under ZeRO with a single reduction of one flat buffer.
 

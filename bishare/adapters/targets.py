@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from bishare.adapters.base import AdapterConfig, Slot
 from bishare.adapters.linear import ADAPTED, features
@@ -56,7 +56,7 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
     for name, module in modules.items():
         parts = name.split(".")
         stack = next((i for i in range(1, len(parts)) if isinstance(modules[".".join(parts[:i])], nn.ModuleList)), 0)
-        if stack and hasattr(module, "weight") and not isinstance(module, nn.Embedding) and module.weight.dim() == 2:
+        if stack and hasattr(module, "weight") and not isinstance(module, nn.Embedding) and _is_matrix(module.weight):
             layer = layers.setdefault(".".join(parts[: stack + 1]), len(layers))
             path = ".".join(parts[stack + 1 :])
             found.append(_Candidate(name, path, layer, _kind(path), module))
@@ -65,6 +65,10 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
     for c in found:
         seen[c.layer, c.kind] = seen.get((c.layer, c.kind), 0) + 1
     return [c if seen[c.layer, c.kind] == 1 else c._replace(kind=c.path) for c in found]
+
+
+def _is_matrix(weight: Tensor) -> bool:
+    return len(getattr(weight, "ds_shape", weight.shape)) == 2  # ZeRO-3 leaves an empty shell with its shape noted
 
 
 def _matches(target: str, candidate: _Candidate) -> bool:

@@ -1,0 +1,231 @@
+"""Trains the real module for a few steps under one strategy after another, in every process of a launch.
+
+A test writes a list of runs, launches this file with torchrun (or calls :func:`train` in its own process) and reads
+back what rank zero recorded.
+"""
+
+import gc
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+
+from bishare.adapters.base import Adapter
+from bishare.adapters.methods import METHODS
+from bishare.data.examples import Examples
+from bishare.data.prompts import Example
+from bishare.data.steps import StepLoader, StepSampler
+from bishare.deepspeed import BiShareDeepSpeed
+from bishare.module import BiShareModule
+from bishare.partitions import full_fp32
+
+VOCABULARY = 128
+
+
+class Sentences(LightningDataModule):
+    """Random sequences of unequal length, half of their tokens labelled, through the real sampler and loader."""
+
+    def __init__(self, *, steps_per_epoch: int, accumulation: int, num_workers: int) -> None:
+        super().__init__()
+        self.steps_per_epoch, self.accumulation, self.num_workers = steps_per_epoch, accumulation, num_workers
+
+    def setup(self, stage: str) -> None:
+        assert self.trainer is not None
+        self.trainer.accumulate_grad_batches = self.accumulation
+
+    def train_dataloader(self) -> StepLoader:
+        assert self.trainer is not None
+        random, examples = torch.Generator().manual_seed(1), []
+        for _ in range(8 * self.steps_per_epoch):
+            length = int(torch.randint(4, 16, (), generator=random))
+            tokens = torch.randint(3, VOCABULARY, (length,), generator=random)
+            labels = tokens.where(torch.rand(length, generator=random) < 0.5, torch.tensor(-100))
+            labels[-1] = tokens[-1]
+            examples.append(Example(tokens.tolist(), labels.tolist(), cut=False))
+        data = Examples(examples, pad_token_id=0)
+        sampler = StepSampler(
+            data.lengths,
+            data.num_labels,
+            batch_size=8,
+            accumulation=self.accumulation,
+            world_size=self.trainer.world_size,
+            rank=self.trainer.global_rank,
+        )
+        return StepLoader(data, sampler, num_workers=self.num_workers)
+
+
+class Recorder(Callback):
+    """Loss and global gradient norm of every optimizer step, and the types of all that is trained after the first."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.types: dict[str, str] = {}
+        self._norm = 0.0
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        if not isinstance(trainer.strategy, BiShareDeepSpeed):
+            gradients = [p.grad for p in pl_module.parameters() if p.requires_grad]
+            self._norm = float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.global_step == len(self.losses) or trainer.fit_loop._should_accumulate():
+            return
+        if isinstance(trainer.strategy, BiShareDeepSpeed):
+            self._norm = float(trainer.strategy.deepspeed_engine.get_global_grad_norm())
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+        self.norms.append(self._norm)
+        if not self.types:
+            self.types = types(trainer, pl_module)
+
+
+def types(trainer: Trainer, module: BiShareModule) -> dict[str, str]:
+    """Type of the frozen base, the masters, the moments and the running means, as they are held."""
+    adapter = module.adapter
+    base = {p.dtype for p in module.parameters() if not p.requires_grad}
+    state = trainer.strategy.optimizers[0]
+    inner = getattr(state, "optimizer", state)
+    masters = {p.dtype for p in adapter.parameters()}
+    if isinstance(trainer.strategy, BiShareDeepSpeed):
+        flats = getattr(state, "fp32_partitioned_groups_flat", None) or state.single_partition_of_fp32_groups
+        masters = {flat.dtype for flat in flats}
+    moments = {v.dtype for own in inner.state.values() for v in own.values() if v.dim()}
+    means = {buffer.dtype for name, buffer in adapter.named_buffers() if name.endswith("mean")}
+    found = {"base": base, "masters": masters, "moments": moments, "means": means}
+    return {name: ", ".join(sorted(str(dtype) for dtype in dtypes)) for name, dtypes in found.items()}
+
+
+def live_values(adapter: Adapter) -> dict[str, torch.Tensor]:
+    live = adapter.live_parameters()
+    return {n: v.clone().cpu() for n, v in zip(live, full_fp32(list(live.values())), strict=True)}
+
+
+class Start(Callback):
+    """What training starts from."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.values = live_values(pl_module.adapter)
+        self.shells = sum(p.numel() == 0 for p in pl_module.parameters())
+
+
+class End(Callback):
+    """What training ends with, read while the strategy is still up."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.values = live_values(pl_module.adapter)
+        self.random = torch.rand(3)
+
+
+class Dice(Callback):
+    """Draws random numbers between the steps, as dropout would in them."""
+
+    def __init__(self) -> None:
+        self.rolls: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.rolls.append(float(torch.rand(())))
+
+
+def strategy_of(name: str) -> Any:
+    match name:
+        case "one":
+            return "auto"
+        case "ddp":
+            return DDPStrategy()
+    return BiShareDeepSpeed(stage=int(name[-1]))  # type: ignore[arg-type]
+
+
+def merging(options: dict[str, Any] | None) -> list[Callback]:
+    if options is None:
+        return []
+    from callbacks import AdaptiveMerging
+
+    return [AdaptiveMerging(**options)]
+
+
+def train(run: dict[str, Any]) -> dict[str, Any]:
+    """Train as ``run`` says.
+
+    ``strategy``, ``method``, ``options`` of the method, ``base`` (a folder), ``steps``; and, if given, ``dtype``,
+    ``clip``, ``folder`` (checkpoints go there), ``every`` (optimizer steps between two), ``keep`` all of them,
+    ``resume``, ``num_workers``, ``merging`` (options of the callback), ``steps_per_epoch``.
+    """
+    lightning.seed_everything(7, verbose=False)
+    dtype, strategy = run.get("dtype", "float32"), run["strategy"]
+    module = BiShareModule(
+        run["base"],
+        METHODS[run["method"]](**run["options"]),
+        base_dtype=dtype,
+        learning_rate=1e-3,
+        warmup_steps=2,
+        gradient_checkpointing=True,
+    )
+    recorder, start, end, dice = Recorder(), Start(), End(), Dice()
+    callbacks: list[Callback] = [recorder, start, end, dice, *merging(run.get("merging"))]
+    if "folder" in run:
+        callbacks.append(
+            ModelCheckpoint(
+                run["folder"],
+                filename="{step}",
+                every_n_train_steps=run.get("every", 1),
+                save_top_k=-1 if run.get("keep") else 0,
+                save_last=True,
+                enable_version_counter=False,
+            )
+        )
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1 if strategy == "one" else 2,
+        strategy=strategy_of(strategy),
+        precision="bf16-mixed" if dtype == "bfloat16" and strategy.startswith("zero") else "32-true",
+        max_steps=run["steps"],
+        max_epochs=100,
+        gradient_clip_val=run.get("clip"),
+        callbacks=callbacks,
+        default_root_dir=run.get("folder", run["base"]),
+        enable_checkpointing="folder" in run,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+    )
+    data = Sentences(
+        steps_per_epoch=run.get("steps_per_epoch", 5), accumulation=2, num_workers=run.get("num_workers", 0)
+    )
+    # The schedule of a run that is stopped early is that of the whole run.
+    data.steps_per_epoch, trainer.fit_loop.max_epochs = run.get("steps_per_epoch", 5), 4
+    trainer.fit(module, data, ckpt_path=run.get("resume"))
+    record = {
+        "losses": recorder.losses,
+        "norms": recorder.norms,
+        "types": recorder.types,
+        "start": start.values,
+        "shells": start.shells,
+        "end": end.values,
+        "random": end.random,
+        "rolls": dice.rolls,
+        "steps": trainer.global_step,
+        "owners": {g.name: g.owners for g in module.adapter.mergeable_groups().values()},
+    }
+    del module, trainer, data, callbacks
+    gc.collect()
+    return record
+
+
+def main(folder: Path) -> None:
+    runs = torch.load(folder / "runs.pt")
+    records = []
+    for run in runs:
+        records.append(train(run))
+        if torch.distributed.get_rank() == 0:
+            torch.save(records, folder / "records.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    assert SingleDeviceStrategy is not None
+    main(Path(sys.argv[1]))

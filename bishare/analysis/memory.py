@@ -1,0 +1,217 @@
+"""How much memory a training takes on each device, from shapes alone: an estimate, to be had before any download.
+
+Counted are the tensors that are alive at the worst moment, when the backward pass starts at the head. Only the adapter
+is trained, so gradients and moments are small; the frozen weights, the activations that the backward pass needs, and
+the head over the vocabulary decide.
+
+Shapes: p positions (tokens and padding) of one micro-batch, d model width, f width of the MLP, q and k widths of the
+query and of the key or value heads, v vocabulary, r rows of an assembled A.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from transformers import PretrainedConfig
+
+from bishare.adapters.base import Slot
+
+FP32 = 4
+MEAN_OVER_MAX_LENGTH = 0.5
+"""Assumed mean length of the examples over ``max_length``: the data has not been read yet."""
+ANSWER_SHARE = 0.65
+"""Assumed share of tokens with a label (loss on answers); measured on instruction data."""
+CPU_PROCESS = 700 * 2**20
+"""Bytes of a process that has imported torch, Lightning, transformers and TensorBoard; measured."""
+GPU_PROCESS = 600 * 2**20
+"""Bytes that CUDA and its libraries keep on each GPU; assumed, not measured."""
+ZERO3_LIVE_VALUES = 1_000_000_000
+"""Values that ZeRO-3 lets a process gather at once (DeepSpeed's ``stage3_max_live_parameters``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What the estimate needs to know of a decoder."""
+
+    num_layers: int
+    hidden: int
+    """Model width, d."""
+    intermediate: int
+    """Width of the MLP, f."""
+    query: int
+    """Width of all query heads together, q."""
+    key_value: int
+    """Width of all key heads together, k; that of the value heads is the same."""
+    vocabulary: int
+    gated: bool
+    """Whether the MLP multiplies two branches, as Llama's does."""
+    num_values: int
+    """Values of the whole model; a tied weight counts once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How the model is trained."""
+
+    device: Literal["cpu", "gpu"]
+    num_devices: int
+    zero_stage: Literal[0, 1, 2, 3]
+    """0 for one device and DDP."""
+    base_bytes: int
+    """Bytes of a frozen value: 2 or 4."""
+    live_bytes: int
+    """Bytes of an adapter value as the forward pass reads it: 4, or 2 under DeepSpeed with bf16-mixed."""
+    compute_bytes: int
+    """Bytes of an activation: 2 or 4."""
+    batch_size: int
+    """Examples per optimizer step on all devices."""
+    tokens_per_micro_batch: int
+    """Token budget of one device's micro-batch."""
+    max_length: int
+    """Tokens of the longest example."""
+    dropout: bool
+    """Whether the adapter drops features of its input."""
+    gradient_checkpointing: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryEstimate:
+    """Bytes on each device, or of each process on the CPU."""
+
+    weights: int
+    """The frozen base: with ZeRO-3 a process's piece of it, and the values gathered at once."""
+    adapter: int
+    """The trained values, with DeepSpeed their fp32 masters, and what the method keeps besides."""
+    gradients: int
+    """Of the adapter, and the buffers that carry them between processes."""
+    optimizer: int
+    """AdamW's two moments."""
+    activations: int
+    """What the backward pass reads again."""
+    head: int
+    """Logits, their softmax and its gradient, at the worst moment."""
+    process: int
+    """Python with its libraries on the CPU; CUDA's own share on a GPU."""
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
+
+
+def architecture_of(model: nn.Module, config: PretrainedConfig) -> Architecture:
+    """The sizes of a Hugging Face decoder; the meta device will do."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return Architecture(
+        num_layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,  # GPT-2 leaves it open
+        query=heads * head_width,
+        key_value=(getattr(text, "num_key_value_heads", None) or heads) * head_width,
+        vocabulary=text.vocab_size,
+        gated=not names.isdisjoint({"gate_proj", "gate_up_proj"}),
+        num_values=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def micro_batch(setup: Setup) -> tuple[int, int]:
+    """Rows of a device's largest micro-batch, and its positions with padding: the rows are as long as the longest.
+
+    The accumulation is chosen so that a micro-batch's mean number of tokens is within the budget; a row of full length
+    pads all others.
+    """
+    rows = setup.tokens_per_micro_batch / (MEAN_OVER_MAX_LENGTH * setup.max_length)
+    rows = max(1, min(round(rows), setup.batch_size // setup.num_devices))
+    return rows, rows * setup.max_length
+
+
+def estimate_memory(
+    architecture: Architecture,
+    setup: Setup,
+    slots: Sequence[Slot],
+    *,
+    num_adapter: int,
+    rank: int,
+    buffer_bytes: int = 0,
+) -> MemoryEstimate:
+    """Bytes on each device at the worst moment of training.
+
+    Args:
+        architecture: Of the base model.
+        setup: Strategy, devices, types and batch.
+        slots: The adapted weights.
+        num_adapter: Trained values.
+        rank: Rows of an assembled A, the most of all slots.
+        buffer_bytes: Of what the adapter keeps besides, such as running means.
+    """
+    rows, positions = micro_batch(setup)
+    stage, n = setup.zero_stage, setup.num_devices
+    weights = architecture.num_values * setup.base_bytes
+    if stage == 3:
+        gathered = min(architecture.num_values, ZERO3_LIVE_VALUES) * setup.base_bytes
+        weights = min(weights, weights // n + gathered)
+    masters = FP32 * num_adapter // n if stage else 0
+    buffers = setup.live_bytes * num_adapter if n > 1 or stage else 0
+    moments = 2 * FP32 * num_adapter
+    return MemoryEstimate(
+        weights=weights,
+        adapter=setup.live_bytes * num_adapter + masters + buffer_bytes,
+        gradients=setup.live_bytes * num_adapter // (n if stage >= 2 else 1) + buffers,
+        optimizer=moments // n if stage else moments,
+        activations=activation_bytes(architecture, setup, slots, rank=rank, positions=positions),
+        head=head_bytes(architecture, setup, positions=positions, labels=num_labels(setup, rows)),
+        process=CPU_PROCESS if setup.device == "cpu" else GPU_PROCESS,
+    )
+
+
+def num_labels(setup: Setup, rows: int) -> int:
+    """Positions with a label in a micro-batch of this many rows of mean length."""
+    return round(rows * MEAN_OVER_MAX_LENGTH * setup.max_length * ANSWER_SHARE)
+
+
+def activation_bytes(
+    architecture: Architecture, setup: Setup, slots: Sequence[Slot], *, rank: int, positions: int
+) -> int:
+    """Bytes that the forward pass keeps for the backward pass, the head apart."""
+    per_position = layer_bytes(architecture, setup, {slot.kind for slot in slots}, rank=rank)
+    layers = positions * per_position * architecture.num_layers
+    if setup.gradient_checkpointing:
+        # Only the input of each layer is kept; one layer at a time is computed again.
+        inputs = positions * architecture.hidden * setup.compute_bytes * architecture.num_layers
+        layers = inputs + positions * per_position
+    # Assembled for the forward pass and kept: fp32 where it is put together, and in the type of the activations.
+    pairs = sum(rank * (slot.in_features + slot.out_features) for slot in slots) * setup.compute_bytes
+    if setup.gradient_checkpointing:
+        pairs //= architecture.num_layers
+    return layers + pairs
+
+
+def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, rank: int) -> int:
+    """Bytes that one layer keeps for each position.
+
+    A frozen Linear keeps nothing; an adapted one keeps its input (with dropout: its mask too) and ``x Aᵀ``.
+    """
+    a, e = architecture, setup.compute_bytes
+    mask = 1 if setup.dropout else 0
+    norms = 2 * FP32 * a.hidden  # their inputs, in fp32
+    reads_norm = [bool(kinds & group) for group in ({"q", "k", "v", "qkv"}, {"gate", "up", "gate_up"})]
+    inputs = sum(reads_norm) * a.hidden * (e + mask)
+    attention = e * (2 * a.query + 2 * a.key_value)  # query, result, key and value
+    attention += (a.query * (e + mask)) if "o" in kinds else 0
+    # Gated: what enters the activation, what leaves it, and the other branch.
+    mlp = e * (3 if a.gated else 1) * a.intermediate
+    mlp += (a.intermediate * (e + mask)) if "down" in kinds else 0
+    return norms + inputs + attention + mlp + e * rank * len(kinds)
+
+
+def head_bytes(architecture: Architecture, setup: Setup, *, positions: int, labels: int) -> int:
+    """Bytes of the head: logits at all positions, and softmax and gradient in fp32 at the labelled ones."""
+    logits = positions * architecture.vocabulary * setup.compute_bytes
+    labelled = labels * architecture.vocabulary
+    forward = logits + labelled * 2 * FP32
+    # The gradient of the labelled rows is put back among all positions, once for the rows and once for the shift.
+    backward = 2 * logits + labelled * 2 * FP32
+    return max(forward, backward)

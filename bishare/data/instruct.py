@@ -1,26 +1,31 @@
-"""Instructions with answers from a file, a folder or the hub, in the format of Alpaca."""
+"""Instructions, chats or texts from a file, a folder or the hub."""
 
 from dataclasses import dataclass, field
 
 from bishare.data.module import PromptData
-from bishare.data.rows import Row, is_file, read_rows
+from bishare.data.reading import is_file, read_rows
+from bishare.data.rows import AnyRow, Format
 
 
 @dataclass(kw_only=True, eq=False)
 class InstructionData(PromptData):
-    """Rows with ``instruction``, ``input`` (may be left out) and ``output``."""
+    """Rows of one source: instructions, chats, completions or texts."""
 
     path: str = field(kw_only=False)
-    """A ``.json`` or ``.jsonl`` file, a folder with a data set as the hub stores it, or a name on the hub."""
+    """A ``.json``, ``.jsonl`` or ``.parquet`` file, a folder with a data set as the hub stores it, or a hub name."""
+    format: Format = "auto"
+    """Which fields the rows have, by default as the first row shows; chats always use the chat template."""
     split: str = "train"
     """Split of a folder or hub data set."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
 
     def prepare_data(self) -> None:
         """Fill the download caches, on one process of each machine."""
         super().prepare_data()
         if not is_file(self.path):
-            read_rows(self.path, split=self.split)
+            self.read()
 
-    def read(self) -> list[Row]:
+    def read(self) -> list[AnyRow]:
         """All rows of the source."""
-        return read_rows(self.path, split=self.split)
+        return read_rows(self.path, split=self.split, subset=self.subset, format=self.format)

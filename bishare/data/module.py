@@ -15,7 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package
 
 from bishare.data.examples import Examples, count_labels
 from bishare.data.prompts import Example, LossOn, Prompt, encode, encode_prompts, render_prompt
-from bishare.data.rows import Row
+from bishare.data.rows import AnyRow, Row, Text, answer_of
 from bishare.data.steps import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
 from bishare.errors import UserError
 
@@ -39,9 +39,9 @@ class PromptData(LightningDataModule, ABC):
     max_length: int = 256
     """Tokens of the longest example; longer answers are cut and keep their end-of-text token."""
     prompt: Prompt = "alpaca"
-    """``alpaca`` or ``chat``, the chat template of the tokenizer."""
+    """Wording of an instruction: ``alpaca`` or ``chat``, the chat template of the tokenizer."""
     loss_on: LossOn = "answer"
-    """Whether the loss counts the tokens of the answer or all of them."""
+    """Whether the loss counts the tokens of the answers (each of a chat, with its end token) or all of them."""
     num_validation: int | None = None
     """Rows held out for validation: by default 200, or a tenth of the rows if that is fewer."""
     max_examples: int | None = None
@@ -67,15 +67,15 @@ class PromptData(LightningDataModule, ABC):
                 raise UserError(f"{name} is {value}; it must not be negative.")
         self.accumulation = 1
         self.steps_per_epoch = 0
-        self._split: tuple[list[Row], list[Row]] | None = None
+        self._split: tuple[list[AnyRow], list[AnyRow]] | None = None
         self._train: Examples | None = None
         self._steps: StepSampler | None = None
         self._validation: Examples | None = None
-        self._validation_rows: list[Row] = []
+        self._validation_rows: list[AnyRow] = []
         self._num_dropped = self._num_cut = 0
 
     @abstractmethod
-    def read(self) -> list[Row]:
+    def read(self) -> list[AnyRow]:
         """All rows, in the same order on every rank."""
 
     def prepare_data(self) -> None:
@@ -140,23 +140,26 @@ class PromptData(LightningDataModule, ABC):
         """The held-out prompts, padded on the left, with their reference answers.
 
         Raises:
-            UserError: If no rows are held out.
+            UserError: If no rows are held out, or they are plain texts.
         """
         if not self._validation_rows:
             raise UserError("num_validation is 0, so there are no held-out prompts to answer; set it to at least 1.")
+        rows = [row for row in self._validation_rows if not isinstance(row, Text)]
+        if not rows:
+            raise UserError("The held-out rows are plain texts, which have no prompt to answer.")
         return DataLoader(
-            self._validation_rows,  # type: ignore[arg-type]  # any sequence is a map-style data set
+            rows,  # type: ignore[arg-type]  # any sequence is a map-style data set
             batch_size=max(1, self.tokens_per_micro_batch // self.max_length),
             collate_fn=self._prompt_batch,
             generator=torch.Generator(),
         )
 
-    def _prompt_batch(self, rows: Sequence[Row]) -> dict[str, Any]:
+    def _prompt_batch(self, rows: Sequence[AnyRow]) -> dict[str, Any]:
         prompts = [render_prompt(self.tokenizer, row, self.prompt) for row in rows]
         return {
             **encode_prompts(self.tokenizer, prompts),
             "prompt": prompts,
-            "reference": [row.output for row in rows],
+            "reference": [answer_of(row) for row in rows],
         }
 
     @property
@@ -180,7 +183,7 @@ class PromptData(LightningDataModule, ABC):
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
-    def _split_rows(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    def _split_rows(self, rows: list[AnyRow]) -> tuple[list[AnyRow], list[AnyRow]]:
         """Training and validation rows; the latter do not depend on ``max_examples``."""
         num_validation = min(200, len(rows) // 10) if self.num_validation is None else self.num_validation
         if num_validation >= len(rows):
@@ -191,7 +194,7 @@ class PromptData(LightningDataModule, ABC):
         train = order[num_validation:]
         return train[: self.max_examples], order[:num_validation]
 
-    def _encode(self, rows: list[Row], what: str) -> tuple[list[Row], Examples | None]:
+    def _encode(self, rows: list[AnyRow], what: str) -> tuple[list[AnyRow], Examples | None]:
         """The rows that have labels, and their tokens; None if there are no rows."""
         if not rows:
             return [], None
@@ -206,7 +209,7 @@ class PromptData(LightningDataModule, ABC):
         self._num_cut += sum(example.cut for example in examples)
         return kept, Examples(examples, pad_token_id=self.tokenizer.pad_token_id)
 
-    def _tokens(self, rows: list[Row], what: str) -> Iterator[tuple[Row, Example]]:
+    def _tokens(self, rows: list[AnyRow], what: str) -> Iterator[tuple[AnyRow, Example]]:
         with tqdm(total=len(rows), desc=f"Tokenising {what} rows", delay=2, disable=self._rank > 0, leave=False) as bar:
             for start in range(0, len(rows), ROWS_PER_CALL):
                 chunk = rows[start : start + ROWS_PER_CALL]

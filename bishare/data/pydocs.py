@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bishare.data.module import PromptData
-from bishare.data.rows import Row
+from bishare.data.rows import AnyRow, Row
 
 ANSWER_CHARACTERS = 600
 """An answer ends with the paragraph that passes this length."""
@@ -36,9 +36,9 @@ COMPILED = (
 class PyDocsData(PromptData):
     """Questions about the functions and classes of Python's standard library."""
 
-    def read(self) -> list[Row]:
+    def read(self) -> list[AnyRow]:
         """One row for each documented function, class, and method of a compiled class, in alphabetical order."""
-        return python_docs()
+        return list(python_docs())
 
 
 def python_docs() -> list[Row]:

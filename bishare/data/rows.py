@@ -1,11 +1,29 @@
-"""Reads instruction rows from a JSON or JSONL file, a folder or the hub, and says which file and row is at fault."""
+"""The forms that a row of training data may have, and how the named fields of a row become one of them.
 
-import json
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+alpaca      instruction, input (may be left out), output
+chat        messages: a list of role (system, user, assistant) and content
+sharegpt    conversations: a list of from (system, human, gpt) and value
+completion  prompt, completion
+text        text
+"""
+
+from typing import Any, Literal, NamedTuple
 
 from bishare.errors import UserError
+
+Format = Literal["auto", "alpaca", "chat", "sharegpt", "completion", "text"]
+
+FIRST_FIELDS = {
+    "chat": "messages",
+    "sharegpt": "conversations",
+    "alpaca": "instruction",
+    "completion": "prompt",
+    "text": "text",
+}
+"""The field that tells a format; a row that has several is of the first of these formats."""
+
+SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+"""Roles by their names in ShareGPT."""
 
 
 class Row(NamedTuple):
@@ -17,114 +35,131 @@ class Row(NamedTuple):
     output: str
 
 
-def is_file(source: str) -> bool:
-    """Whether a source is meant as a local file rather than a folder or a name on the hub."""
-    path = Path(source).expanduser()
-    return not path.is_dir() and (path.exists() or path.suffix in {".json", ".jsonl"})
+class Message(NamedTuple):
+    """One turn of a chat."""
+
+    role: str
+    """``system``, ``user`` or ``assistant``."""
+    content: str
 
 
-def read_rows(source: str, *, split: str = "train") -> list[Row]:
-    """Read all rows of a source.
+class Chat(NamedTuple):
+    """A conversation that ends with an answer; it has no messages if nobody answers."""
+
+    messages: tuple[Message, ...]
+
+
+class Completion(NamedTuple):
+    """A text and how it goes on; both are taken as they are, without any wording around them."""
+
+    prompt: str
+    completion: str
+
+
+class Text(NamedTuple):
+    """A text to learn as a whole."""
+
+    text: str
+
+
+AnyRow = Row | Chat | Completion | Text
+
+
+def answer_of(row: AnyRow) -> str:
+    """What a model that is given the row's prompt should say."""
+    match row:
+        case Row():
+            return row.output
+        case Chat():
+            return row.messages[-1].content if row.messages else ""
+        case Completion():
+            return row.completion
+        case Text():
+            return row.text
+
+
+def detect_format(fields: Any, where: str) -> Format:
+    """The format of a row, by its fields.
 
     Args:
-        source: A ``.json`` (list of objects) or ``.jsonl`` (one object per line) file, a folder with a data set as the
-            hub stores it, or a data set's name on the hub.
-        split: The split of a folder or hub data set; files have none.
+        fields: The row.
+        where: File and row, for messages.
 
     Raises:
-        UserError: If it cannot be found or read, holds no rows, or a row lacks ``instruction`` or ``output``.
+        UserError: If it is not an object, or its fields fit no format.
     """
-    objects = _file_objects(Path(source).expanduser()) if is_file(source) else _hub_objects(source, split)
-    rows = [_row(source, number, fields) for number, fields in objects]
-    if not rows:
-        raise UserError(f"{source} holds no rows.")
-    return rows
+    _check_object(fields, where)
+    for name, field in FIRST_FIELDS.items():
+        if field in fields:
+            return name  # type: ignore[return-value]  # the keys are the formats
+    known = ", ".join(f"{field} ({name})" for name, field in FIRST_FIELDS.items())
+    raise UserError(f"{where}: no known format has the fields {_names(fields)}; want one of: {known}.")
 
 
-def _file_objects(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; give the path of a .json or .jsonl file.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    return _list_objects(path, text) if text.lstrip().startswith("[") else _line_objects(path, text)
+def parse_row(fields: Any, format: Format, where: str) -> AnyRow:
+    """The row that the fields make up.
+
+    Args:
+        fields: The row as it was read.
+        format: Any but ``auto``.
+        where: File and row, for messages.
+
+    Raises:
+        UserError: If a field is missing or holds something else than it should.
+    """
+    _check_object(fields, where)
+    match format:
+        case "alpaca":
+            names = ("instruction", "input", "output")
+            return Row(*(_text(fields, name, where, optional=name == "input") for name in names))
+        case "chat":
+            return _chat(fields, "messages", "role", "content", {role: role for role in SPEAKERS.values()}, where)
+        case "sharegpt":
+            return _chat(fields, "conversations", "from", "value", SPEAKERS, where)
+        case "completion":
+            return Completion(_text(fields, "prompt", where), _text(fields, "completion", where))
+        case "text":
+            return Text(_text(fields, "text", where))
+    raise AssertionError(format)
 
 
-def _line_objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    # Only "\n" ends a line: str.splitlines would also split at characters that JSON allows inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _broken(path, number, number, error) from error
+def _chat(fields: dict[str, Any], name: str, role: str, content: str, roles: dict[str, str], where: str) -> Chat:
+    turns = _field(fields, name, where)
+    if not isinstance(turns, list):
+        raise UserError(f"{where}: the field {name} is {type(turns).__name__}, want a list of messages.")
+    messages = []
+    for number, turn in enumerate(turns):
+        at = f"{where}, {name}[{number}]"
+        _check_object(turn, at)
+        speaker = _text(turn, role, at)
+        if speaker not in roles:
+            raise UserError(f"{at}: {role} is {speaker}; known are {', '.join(roles)}.")
+        messages.append(Message(roles[speaker], _text(turn, content, at)))
+    while messages and messages[-1].role != "assistant":
+        messages.pop()  # nobody answers it
+    return Chat(tuple(messages))
 
 
-def _list_objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    try:
-        yield from enumerate(json.loads(text), start=1)
-    except json.JSONDecodeError as error:
-        raise _broken(path, _broken_element(text), error.lineno, error) from error
-
-
-def _broken_element(text: str) -> int:
-    """Number of the first element of a JSON list that does not parse."""
-    decoder, number = json.JSONDecoder(), 1
-    place = text.index("[") + 1
-    while True:
-        try:
-            _, end = decoder.raw_decode(text, _skip_space(text, place))
-        except json.JSONDecodeError:
-            return number
-        place = _skip_space(text, end)
-        if text[place : place + 1] != ",":
-            return number
-        place, number = place + 1, number + 1
-
-
-def _skip_space(text: str, place: int) -> int:
-    while text[place : place + 1].isspace():
-        place += 1
-    return place
-
-
-def _broken(path: Path, number: int, line: int, error: json.JSONDecodeError) -> UserError:
-    return UserError(
-        f"{path}, row {number}: broken JSON ({error.msg}, line {line}, column {error.colno}); "
-        "want a list of objects, or one object per line."
-    )
-
-
-def _hub_objects(source: str, split: str) -> Iterable[tuple[int, Any]]:
-    import datasets  # takes seconds to import; files do not need it
-
-    try:
-        found = datasets.load_dataset(str(Path(source).expanduser()), split=split)
-    except Exception as error:  # its errors have no common base: HTTP clients, file systems, parsers, its own
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(
-            f"The data set {source} (split {split}) cannot be loaded: {reason}. "
-            "Check its name and the network, or give the path of a .json or .jsonl file."
-        ) from error
-    return enumerate(found, start=1)
-
-
-def _row(source: str, number: int, fields: Any) -> Row:
+def _check_object(fields: Any, where: str) -> None:
     if not isinstance(fields, dict):
-        raise UserError(f"{source}, row {number}: {type(fields).__name__} found, want an object with named fields.")
-    return Row(*(_text(source, number, fields, name) for name in Row._fields))
+        raise UserError(f"{where}: {type(fields).__name__} found, want an object with named fields.")
 
 
-def _text(source: str, number: int, fields: dict[str, Any], name: str) -> str:
+def _field(fields: dict[str, Any], name: str, where: str) -> Any:
     value = fields.get(name)
-    if value is None and name == "input":
-        return ""
     if value is None:
-        found = ", ".join(map(str, fields)) or "none"
-        raise UserError(f"{source}, row {number}: the field {name} is missing; fields found: {found}.")
-    if not isinstance(value, str):
-        raise UserError(f"{source}, row {number}: the field {name} is {type(value).__name__}, want text.")
+        raise UserError(f"{where}: the field {name} is missing; fields found: {_names(fields)}.")
     return value
+
+
+def _text(fields: dict[str, Any], name: str, where: str, *, optional: bool = False) -> str:
+    if optional and fields.get(name) is None:
+        return ""
+    value = _field(fields, name, where)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: the field {name} is {type(value).__name__}, want text.")
+    return value
+
+
+def _names(fields: dict[str, Any]) -> str:
+    return ", ".join(map(str, fields)) or "none"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bishare.data.rows import Row, read_rows
+from bishare.data.reading import read_rows
+from bishare.data.rows import Row
 from bishare.errors import UserError
 
 GOOD = {"instruction": "Add.", "input": "1 + 1", "output": "2", "source": "me"}
@@ -59,7 +60,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_one_line(tmp_path, monkey
         ('[{"instruction": "a", "output": "b"},\n{"instruction": "a" "output": 1}]', r"row 2: broken JSON .*line 2"),
         ('[{"instruction": "a", "output": "b"}\n{"instruction": "a"}]', r"row 1: broken JSON"),
         ('{"instruction": "a"}\n', r"row 1: the field output is missing; fields found: instruction\."),
-        ('{"text": "a"}\n', r"row 1: the field instruction is missing; fields found: text\."),
+        ('{"question": "a"}\n', r"row 1: no known format has the fields question; want one of: messages \(chat\)"),
         ('{"instruction": "a", "output": 3}\n', r"row 1: the field output is int, want text"),
         ('{"instruction": "a", "output": "b", "input": []}\n', r"row 1: the field input is list, want text"),
         ('"text"\n', r"row 1: str found, want an object"),

@@ -1,0 +1,180 @@
+"""Reads rows from a JSON, JSONL or Parquet file, a folder or the hub, and says which file and row is at fault."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bishare.data.rows import AnyRow, Format, detect_format, parse_row
+from bishare.errors import UserError
+
+FILES = (".json", ".jsonl", ".parquet")
+
+Numbered = Iterable[tuple[int, Any]]
+"""Rows with their numbers, the first being 1 (for JSONL: the lines, of which some may be empty)."""
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is meant as a local file rather than a folder or a name on the hub."""
+    path = Path(source).expanduser()
+    return not path.is_dir() and (path.exists() or path.suffix in FILES)
+
+
+def read_rows(source: str, *, split: str = "train", subset: str | None = None, format: Format = "auto") -> list[AnyRow]:
+    """Read all rows of a source.
+
+    Args:
+        source: A ``.json`` (list of objects), ``.jsonl`` (one object per line) or ``.parquet`` file, a folder with a
+            data set as the hub stores it, or a data set's name on the hub.
+        split: The split of a folder or hub data set; files have none.
+        subset: The configuration of a hub data set that has several.
+        format: Which fields the rows have; ``auto`` goes by the first row.
+
+    Raises:
+        UserError: If it cannot be found or read, holds no rows, or a row's fields are not those of the format.
+    """
+    objects = _file_objects(_path(source)) if is_file(source) else _hub_objects(source, split, subset)
+    rows = list(parse_rows(objects, source, format))
+    if not rows:
+        raise UserError(f"{source} holds no rows.")
+    return rows
+
+
+def parse_rows(objects: Numbered, source: str, format: Format) -> Iterator[AnyRow]:
+    """The rows that objects of named fields make up, all in one format."""
+    for number, fields in objects:
+        where = f"{source}, row {number}"
+        if format == "auto":
+            format = detect_format(fields, where)
+        yield parse_row(fields, format, where)
+
+
+def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
+    """The lines of a text file that are not empty, one at a time, without the first ``start`` lines."""
+    with _errors_of(path), path.open(encoding="utf-8-sig", newline="\n") as file:
+        # Only "\n" ends a line: str.splitlines would also split at characters that JSON allows inside a string.
+        for number, line in enumerate(file, start=1):
+            if number > start and line.strip():
+                yield number, line
+
+
+def parse_line(path: Path, number: int, line: str) -> Any:
+    """The object in one line.
+
+    Raises:
+        UserError: If it is not JSON.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _broken(path, number, number, error) from error
+
+
+def read_parquet(path: Path, start: int = 0) -> Iterator[tuple[int, Any]]:
+    """The rows of a Parquet file, one group at a time, without the first ``start`` rows."""
+    import pyarrow as pa  # type: ignore[import-untyped]  # comes with datasets
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    try:
+        with _errors_of(path), pq.ParquetFile(path) as file:
+            number = 0
+            for group in range(file.num_row_groups):
+                if number + file.metadata.row_group(group).num_rows <= start:
+                    number += file.metadata.row_group(group).num_rows
+                    continue
+                for batch in file.iter_batches(row_groups=[group], batch_size=1000):
+                    for fields in batch.to_pylist():
+                        number += 1
+                        if number > start:
+                            yield number, fields
+    except pa.ArrowException as error:
+        raise UserError(f"{path} is not a Parquet file that can be read: {_one_line(error)}.") from error
+
+
+def load_hub(source: str, split: str, subset: str | None, **options: Any) -> Any:  # Dataset or IterableDataset
+    """A data set from a folder or the hub, by ``datasets``.
+
+    Raises:
+        UserError: If it cannot be loaded, for whatever reason.
+    """
+    import datasets  # takes seconds to import; files do not need it
+
+    try:
+        return datasets.load_dataset(str(_path(source)), subset, split=split, **options)
+    except Exception as error:  # its errors have no common base: HTTP clients, file systems, parsers, its own
+        raise UserError(
+            f"The data set {source} (split {split}) cannot be loaded: {_one_line(error)}. "
+            f"Check its name and the network, or give the path of a {', '.join(FILES[:-1])} or {FILES[-1]} file."
+        ) from error
+
+
+def _path(source: str) -> Path:
+    return Path(source).expanduser()
+
+
+def _hub_objects(source: str, split: str, subset: str | None) -> Numbered:
+    return enumerate(load_hub(source, split, subset), start=1)
+
+
+def _file_objects(path: Path) -> Numbered:
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    with _errors_of(path):
+        text = path.read_text(encoding="utf-8-sig")
+    if text.lstrip().startswith("["):
+        return _list_objects(path, text)
+    lines = enumerate(text.split("\n"), start=1)
+    return ((number, parse_line(path, number, line)) for number, line in lines if line.strip())
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """One line for what goes wrong when a file is read."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; give the path of a {', '.join(FILES)} file.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start:,}); save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or _one_line(error)}.") from error
+
+
+def _list_objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    try:
+        yield from enumerate(json.loads(text), start=1)
+    except json.JSONDecodeError as error:
+        raise _broken(path, _broken_element(text), error.lineno, error) from error
+
+
+def _broken_element(text: str) -> int:
+    """Number of the first element of a JSON list that does not parse."""
+    decoder, number = json.JSONDecoder(), 1
+    place = text.index("[") + 1
+    while True:
+        try:
+            _, end = decoder.raw_decode(text, _skip_space(text, place))
+        except json.JSONDecodeError:
+            return number
+        place = _skip_space(text, end)
+        if text[place : place + 1] != ",":
+            return number
+        place, number = place + 1, number + 1
+
+
+def _skip_space(text: str, place: int) -> int:
+    while text[place : place + 1].isspace():
+        place += 1
+    return place
+
+
+def _broken(path: Path, number: int, line: int, error: json.JSONDecodeError) -> UserError:
+    return UserError(
+        f"{path}, row {number}: broken JSON ({error.msg}, line {line}, column {error.colno}); "
+        "want a list of objects, or one object per line."
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

@@ -7,11 +7,16 @@ Shapes: b sequences, n tokens, v vocabulary, m labelled positions; labels are no
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from bishare.attention import can_pack, model_inputs
+from bishare.data.packing import unpack
+from bishare.head import head_loss, head_of
 
 IGNORED = -100
 
@@ -29,16 +34,29 @@ class TokenLoss(NamedTuple):
 
 
 def token_loss(model: nn.Module, batch: Mapping[str, Any]) -> TokenLoss:
-    """Run a causal language model on ``input_ids`` and ``attention_mask`` [b, n] and compare with ``labels`` [b, n].
+    """Run a causal language model on a batch and compare with its labels.
 
-    The logits are taken to fp32 before the softmax, at the labelled positions only.
+    The vocabulary is projected to at the labelled positions only, and taken to fp32 before the softmax.
+
+    Args:
+        model: A causal language model.
+        batch: ``input_ids``, ``attention_mask`` and ``labels`` [b, n]; or a pack (see ``data/packing.py``): one row
+            with ``position_ids`` and the ``lengths`` of its documents.
     """
-    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    if "lengths" in batch and not can_pack(model):
+        batch = unpack(batch)
+    inputs = model_inputs(batch)
     labels = batch["labels"][:, 1:]
     labelled = labels != IGNORED
-    predicted, wanted = logits[:, :-1][labelled].float(), labels[labelled]  # [m, v], [m]
-    correct = (predicted.detach().argmax(-1) == wanted).sum()
-    return TokenLoss(F.cross_entropy(predicted, wanted, reduction="sum"), labelled.sum(), correct)
+    wanted = labels[labelled]  # [m]
+    if (head := head_of(model)) is None:
+        predicted = model(**inputs, use_cache=False).logits[:, :-1][labelled].float()  # [m, v]
+        correct = (predicted.detach().argmax(-1) == wanted).sum()
+        return TokenLoss(F.cross_entropy(predicted, wanted, reduction="sum"), labelled.sum(), correct)
+    base = cast(PreTrainedModel, model).base_model
+    hidden = base(**inputs, use_cache=False)[0][:, :-1][labelled]  # [m, d]
+    total, correct = head_loss(head, hidden, wanted)
+    return TokenLoss(total, labelled.sum(), correct)
 
 
 def perplexity(loss: Tensor) -> Tensor:

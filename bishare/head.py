@@ -1,0 +1,108 @@
+"""The language-model head where labels are, in chunks: the logits of a whole batch never exist.
+
+Hidden states go through the head only at labelled positions. The gradient of each chunk is formed at once, from
+
+    d loss / d logits = softmax(logits) - one-hot(label)        (softmax in fp32)
+
+so that nothing of vocabulary width outlives its chunk. The head is called as a module, also for the gradient.
+
+Shapes: m labelled positions, d hidden width, v vocabulary, c rows of a chunk.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+CHUNK_VALUES = 2**23
+"""Logits in existence at once: 32 MiB in fp32. Smaller chunks make slower matrix products."""
+
+_plain_heads: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def head_of(model: nn.Module) -> nn.Module | None:
+    """The frozen module that alone makes logits of the last hidden state; None if the model is not built so.
+
+    Some models scale their logits or cap them after the head. No list of names decides: the first time, a forward
+    pass over two tokens must give the same logits with and without the model's own last steps.
+    """
+    if not isinstance(model, PreTrainedModel) or model.config.is_encoder_decoder or model.base_model is model:
+        return None
+    head = cast(Any, model).get_output_embeddings()
+    if not isinstance(head, nn.Module) or any(p.requires_grad for p in head.parameters()):
+        return None
+    if model not in _plain_heads:
+        _plain_heads[model] = _is_plain(model, head)
+    return head if _plain_heads[model] else None
+
+
+@torch.no_grad()
+def _is_plain(model: PreTrainedModel, head: nn.Module) -> bool:
+    base: nn.Module = model.base_model
+    ids = torch.tensor([[0, 1]], device=model.device)
+    with _evaluating(model):
+        logits = model(input_ids=ids, use_cache=False).logits
+        return torch.equal(head(base(input_ids=ids, use_cache=False)[0]), logits)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module gets back the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def head_loss(head: nn.Module, hidden: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of ``head(hidden)``, summed in fp32, and the number of rows whose label is the likeliest token.
+
+    Args:
+        head: A frozen module from [.., d] to [.., v].
+        hidden: Hidden states at the labelled positions [m, d].
+        wanted: Their labels [m].
+    """
+    if any(hasattr(p, "ds_id") for p in head.parameters()):
+        # Partitioned by ZeRO-3, where each call of the head is a collective: the same number of calls on every rank.
+        logits = head(hidden).float()
+        return F.cross_entropy(logits, wanted, reduction="sum"), (logits.argmax(-1) == wanted).sum()
+    return _HeadLoss.apply(hidden, wanted, head)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _HeadLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, wanted: Tensor, head: nn.Module) -> tuple[Tensor, Tensor]:
+        with_gradient = ctx.needs_input_grad[0]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        num_correct = wanted.new_zeros(())
+        gradients: list[Tensor] = []
+        rows = max(1, CHUNK_VALUES // getattr(head, "out_features", 2**17))
+        for first in range(0, len(hidden), rows):
+            chunk, labels = hidden[first : first + rows].detach(), wanted[first : first + rows, None]
+            with torch.set_grad_enabled(with_gradient):
+                logits = head(chunk.requires_grad_(with_gradient))
+            likelihood = F.log_softmax(logits.detach(), dim=-1, dtype=torch.float32)
+            total -= likelihood.gather(1, labels).sum()
+            num_correct += (logits.detach().argmax(-1, keepdim=True) == labels).sum()
+            if with_gradient:
+                likelihood.exp_().scatter_add_(1, labels, -torch.ones_like(labels, dtype=torch.float32))
+                gradients += torch.autograd.grad(logits, chunk, likelihood.to(logits.dtype))
+        if with_gradient:
+            ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(hidden))
+        ctx.mark_non_differentiable(num_correct)
+        return total, num_correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
+        (saved,) = ctx.saved_tensors
+        return saved * gradient.to(saved.dtype), None, None

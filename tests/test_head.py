@@ -1,0 +1,149 @@
+"""The chunked answer-only head and packs against whole logits of padded rows."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Gemma2Config, GraniteConfig, PreTrainedModel
+from transformers.models.gemma2 import Gemma2ForCausalLM
+from transformers.models.granite import GraniteForCausalLM
+
+import bishare.head
+from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.inject import inject
+from bishare.attention import can_pack, model_inputs, use_packed_attention
+from bishare.data.packing import pack, unpack
+from bishare.head import head_of
+from bishare.loss import token_loss
+
+DECODERS = ["llama", "mistral", "qwen2", "gpt2", "gpt_neox"]
+TOKENS = torch.randint(3, 64, (3, 12), generator=torch.Generator().manual_seed(2))
+LENGTHS = (12, 7, 9)
+
+ModelFactory = Callable[..., PreTrainedModel]
+
+
+def documents() -> tuple[list[Tensor], list[Tensor]]:
+    ids = [row[:length] for row, length in zip(TOKENS, LENGTHS, strict=True)]
+    labels = [torch.where(torch.arange(len(row)) < 3, -100, row) for row in ids]
+    labels[1] = ids[1].clone()  # loss on all tokens: the first has nothing to predict it from
+    return ids, labels
+
+
+def adapted(tiny_model: ModelFactory, architecture: str, **options: object) -> PreTrainedModel:
+    model = tiny_model(architecture)
+    if architecture == "mistral":
+        model.config.sliding_window = None
+    adapter = inject(model, BiShareConfig(targets=["q", "up", "down"], size=24, **options))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
+    return model.train()
+
+
+def gradients(model: PreTrainedModel, loss: Tensor) -> Tensor:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, trained)])
+
+
+def reference(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy of whole logits, summed, written as the model's own loss is."""
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100, reduction="sum"
+    )
+
+
+@pytest.mark.parametrize("variant", ["padded", "packed", "checkpointed"])
+@pytest.mark.parametrize("architecture", DECODERS)
+def test_loss_and_gradients_are_those_of_whole_logits_of_padded_rows(
+    architecture: str, variant: str, tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bishare.head, "CHUNK_VALUES", 64 * 5)  # 22 labels in five chunks
+    model = adapted(tiny_model, architecture)
+    packed = pack(*documents())
+    padded = unpack(packed)
+    expected = reference(model, padded)
+    expected_gradients = gradients(model, expected)
+    use_packed_attention(model)
+    assert can_pack(model)
+    if variant == "checkpointed":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    loss = token_loss(model, padded if variant == "padded" else packed)
+
+    assert head_of(model) is model.get_output_embeddings()
+    assert int(loss.num_labels) == int((padded["labels"][:, 1:] != -100).sum())
+    torch.testing.assert_close(loss.sum, expected, rtol=1e-5, atol=0)
+    difference = gradients(model, loss.sum) - expected_gradients
+    assert difference.norm() < 1e-5 * expected_gradients.norm()
+
+
+@pytest.mark.parametrize("architecture", DECODERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_another_first_document_leaves_the_second_bitwise_unchanged(
+    architecture: str, dtype: torch.dtype, tiny_model: ModelFactory
+) -> None:
+    model = adapted(tiny_model, architecture).to(dtype).eval()
+    use_packed_attention(model)
+    ids, labels = documents()
+    other = [(ids[0] + 1) % 60 + 3, *ids[1:]]
+
+    logits = [model(**model_inputs(pack(tokens, labels))).logits[0] for tokens in (ids, other)]
+
+    assert torch.equal(logits[0][LENGTHS[0] :], logits[1][LENGTHS[0] :])
+    assert not torch.equal(logits[0][1 : LENGTHS[0]], logits[1][1 : LENGTHS[0]])
+
+
+def test_half_precision_packs_agree_with_padded_rows(tiny_model: ModelFactory) -> None:
+    model = adapted(tiny_model, "llama")
+    exact = reference(model, unpack(pack(*documents())))
+    model.to(torch.bfloat16)
+    use_packed_attention(model)
+
+    loss = token_loss(model, pack(*documents()))
+
+    torch.testing.assert_close(loss.sum, exact, rtol=2e-2, atol=0)
+
+
+def test_models_that_change_their_logits_keep_their_own_path() -> None:
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+    capped = Gemma2ForCausalLM(Gemma2Config(**sizes, head_dim=8, final_logit_softcapping=0.5)).requires_grad_(False)
+    scaled = GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=4.0)).requires_grad_(False)
+    for model in (capped, scaled):
+        assert head_of(model) is None
+        batch = unpack(pack(*documents()))
+        torch.testing.assert_close(token_loss(model, batch).sum, reference(model, batch), rtol=1e-5, atol=0)
+
+
+def test_a_trainable_head_keeps_its_gradient(tiny_model: ModelFactory) -> None:
+    model = adapted(tiny_model, "llama")
+    model.get_output_embeddings().requires_grad_(True)
+    token_loss(model, unpack(pack(*documents()))).sum.backward()
+    assert model.lm_head.weight.grad.any()
+
+
+def test_models_with_attention_windows_get_padded_rows(tiny_model: ModelFactory) -> None:
+    model = adapted(tiny_model, "qwen2")
+    model.config.sliding_window = 8
+    use_packed_attention(model)
+    assert not can_pack(model)
+    packed = pack(*documents())
+    torch.testing.assert_close(token_loss(model, packed).sum, token_loss(model, unpack(packed)).sum)
+
+
+def test_deciding_about_the_head_leaves_every_mode_as_it_was(tiny_model: ModelFactory) -> None:
+    model = adapted(tiny_model, "llama")
+    model.model.layers[1].eval()
+    before = [module.training for module in model.modules()]
+    assert head_of(model) is not None
+    assert [module.training for module in model.modules()] == before

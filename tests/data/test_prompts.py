@@ -1,11 +1,13 @@
 import pytest
 
 from bishare.data.prompts import NO_LABEL, encode, encode_prompts, render_prompt
-from bishare.data.rows import Row
+from bishare.data.rows import Chat, Completion, Message, Row, Text
 from bishare.errors import UserError
 
 ROW = Row("Name a colour.", "", "Blue is a colour.")
 WITH_INPUT = Row("Translate.", "Guten Tag", "Good day")
+TURNS = ("user", "Say user."), ("assistant", "user"), ("user", "Again, please."), ("assistant", " user user ")
+CHAT = Chat(tuple(Message(role, content) for role, content in (("system", "Be brief."), *TURNS)))
 
 
 def encode_one(tokenizer, row=ROW, *, prompt="alpaca", loss_on="answer", max_length=1000):
@@ -174,3 +176,106 @@ def test_a_template_that_drops_the_answer_is_refused(tokenizer):
             encode_one(tokenizer, prompt="chat")
     finally:
         tokenizer.chat_template = template
+
+
+def spans(tokenizer, example):
+    """The runs of labelled tokens, as text."""
+    runs = [[]]
+    for label in example.labels:
+        if label == NO_LABEL:
+            runs.append([])
+        else:
+            runs[-1].append(label)
+    return [tokenizer.decode(run) for run in runs if run]
+
+
+def test_every_answer_of_a_chat_is_labelled_with_its_end_token(tokenizer):
+    example = encode_one(tokenizer, CHAT)
+    assert spans(tokenizer, example) == ["user<|im_end|>", "user user<|im_end|>"]
+    text = tokenizer.decode(example.input_ids)
+    assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nSay user.<|im_end|>")
+    assert text.endswith("user user<|im_end|>")
+
+
+def test_a_chat_without_an_answer_has_no_tokens(tokenizer):
+    assert encode_one(tokenizer, Chat(())).input_ids == []
+
+
+def test_loss_on_all_labels_the_questions_of_a_chat_too(tokenizer):
+    example = encode_one(tokenizer, CHAT, loss_on="all")
+    assert example.labels == example.input_ids
+
+
+def test_a_chat_is_cut_behind_the_last_answer_that_fits_or_inside_it(tokenizer):
+    whole = encode_one(tokenizer, CHAT)
+    first_answer = next(i for i, label in enumerate(whole.labels) if label != NO_LABEL)
+    end_of_first = whole.labels.index(tokenizer.convert_tokens_to_ids("<|im_end|>")) + 1
+    second_answer = next(i for i in range(end_of_first, len(whole.labels)) if whole.labels[i] != NO_LABEL)
+    for max_length in range(first_answer + 2, len(whole.input_ids)):
+        example = encode_one(tokenizer, CHAT, max_length=max_length)
+        assert example.cut
+        assert tokenizer.decode(example.input_ids[-1:]) == "<|im_end|>"
+        assert example.labels[-1] == example.input_ids[-1]
+        if max_length < second_answer + 2:
+            assert len(example.input_ids) == min(end_of_first, max_length)
+            assert len(spans(tokenizer, example)) == 1
+        else:
+            assert len(example.input_ids) == max_length
+            assert spans(tokenizer, example)[0] == "user<|im_end|>"
+            assert len(spans(tokenizer, example)) == 2
+    assert set(encode_one(tokenizer, CHAT, max_length=first_answer + 1).labels) == {NO_LABEL}
+
+
+def test_a_template_that_closes_turns_with_text_labels_the_answers_alone_and_ends_the_last(tokenizer):
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
+        labelled_spans = [span.strip() for span in spans(tokenizer, encode_one(tokenizer, CHAT))]
+        assert labelled_spans == ["user", "user user</s>"]
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_chat_that_the_template_refuses_is_named(tokenizer):
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+        with pytest.raises(UserError, match=r"refuses the chat that begins 'Be brief\.': System role not supported"):
+            encode_one(tokenizer, CHAT)
+    finally:
+        tokenizer.chat_template = template
+
+
+def test_a_completion_has_no_wording_around_it(tokenizer):
+    example = encode_one(tokenizer, Completion("one two", " three"))
+    assert tokenizer.decode(example.input_ids) == "one two three</s>"
+    assert labelled(tokenizer, example) == " three</s>"
+    assert render_prompt(tokenizer, Completion("one two", " three"), "alpaca") == "one two"
+
+
+def test_a_text_is_labelled_whole_but_for_the_start_token(tokenizer, tokenizer_with_start):
+    assert labelled(tokenizer, encode_one(tokenizer, Text("one two"))) == "one two</s>"
+    example = encode_one(tokenizer_with_start, Text("one two"))
+    assert example.labels == [NO_LABEL, *example.input_ids[1:]]
+
+
+def test_the_prompt_of_a_chat_ends_where_its_last_answer_starts(tokenizer):
+    prompt = render_prompt(tokenizer, CHAT, "alpaca")
+    assert prompt.endswith("user\nAgain, please.<|im_end|>\n<|im_start|>assistant\n")
+    assert prompt.count("<|im_start|>assistant") == 2
+
+
+def test_rows_of_several_forms_are_encoded_as_each_would_be_alone(tokenizer_with_start):
+    template = tokenizer_with_start.chat_template
+    try:
+        tokenizer_with_start.chat_template = "{{ bos_token }}" + template
+        rows = [ROW, CHAT, Text("one two"), Completion("a", "b"), WITH_INPUT, CHAT]
+        options = {"prompt": "alpaca", "loss_on": "answer", "max_length": 500}
+        alone = [encode(tokenizer_with_start, [row], **options)[0] for row in rows]
+        assert encode(tokenizer_with_start, rows, **options) == alone
+        start = tokenizer_with_start.bos_token_id
+        assert {example.input_ids.count(start) for example in alone} == {1}
+        slow = encode(Slow(tokenizer_with_start), rows, **options)
+        assert slow == alone
+    finally:
+        tokenizer_with_start.chat_template = template

@@ -2,10 +2,12 @@ import errno
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
-from bishare.data.reading import read_rows
-from bishare.data.rows import Row
+from bishare.data.reading import read_lines, read_parquet, read_rows
+from bishare.data.rows import Row, Text
 from bishare.errors import UserError
 
 GOOD = {"instruction": "Add.", "input": "1 + 1", "output": "2", "source": "me"}
@@ -27,6 +29,33 @@ def test_jsonl_and_a_json_list_give_the_same_rows(tmp_path):
     assert read_rows(write(tmp_path / "a.jsonl", lines)) == expected
     assert read_rows(write(tmp_path / "b.json", json.dumps(objects, indent=1))) == expected
     assert read_rows(write(tmp_path / "c.json", "\ufeff" + lines)) == expected  # Windows editors; lines in a .json
+
+
+def test_a_parquet_file_gives_the_same_rows(tmp_path):
+    pa.parquet.write_table(pa.Table.from_pylist([GOOD] * 5), tmp_path / "a.parquet", row_group_size=2)
+    assert read_rows(str(tmp_path / "a.parquet")) == [Row("Add.", "1 + 1", "2")] * 5
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match=r"b\.parquet is not a Parquet file that can be read"):
+        read_rows(str(tmp_path / "b.parquet"))
+    with pytest.raises(UserError, match=r"none\.parquet does not exist"):
+        read_rows(str(tmp_path / "none.parquet"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_file_is_read_from_any_row(tmp_path, suffix):
+    objects = [{"text": str(n)} for n in range(7)]
+    pa.parquet.write_table(pa.Table.from_pylist(objects), tmp_path / "rows.parquet", row_group_size=3)
+    jsonl(tmp_path / "rows.jsonl", objects)
+    read = read_lines if suffix == "jsonl" else read_parquet
+    for start in range(9):
+        assert [number for number, _ in read(tmp_path / f"rows.{suffix}", start)] == list(range(start + 1, 8))
+
+
+def test_the_first_row_decides_the_format_unless_it_is_given(tmp_path):
+    path = jsonl(tmp_path / "rows.jsonl", [{"text": "a", "prompt": "b", "completion": "c"}, {"text": "d"}])
+    assert read_rows(path, format="text") == [Text("a"), Text("d")]
+    with pytest.raises(UserError, match=r"rows\.jsonl, row 2: the field prompt is missing; fields found: text"):
+        read_rows(path)
 
 
 def test_a_folder_in_hub_format_is_read_by_split(tmp_path, monkeypatch):

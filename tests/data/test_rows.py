@@ -1,0 +1,65 @@
+import pytest
+
+from bishare.data.rows import Chat, Completion, Message, Row, Text, answer_of, detect_format, parse_row
+from bishare.errors import UserError
+
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello."},
+]
+CONVERSATIONS = [
+    {"from": "system", "value": "Be brief."},
+    {"from": "human", "value": "Hi"},
+    {"from": "gpt", "value": "Hello."},
+]
+CHAT = Chat((Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hello.")))
+
+
+@pytest.mark.parametrize(
+    ("fields", "format", "row"),
+    [
+        ({"instruction": "Add.", "output": "2", "text": "Add. 2"}, "alpaca", Row("Add.", "", "2")),
+        ({"messages": MESSAGES, "prompt": "Hi"}, "chat", CHAT),
+        ({"conversations": CONVERSATIONS, "id": 3}, "sharegpt", CHAT),
+        ({"prompt": "1, 2,", "completion": " 3"}, "completion", Completion("1, 2,", " 3")),
+        ({"text": "Once upon a time."}, "text", Text("Once upon a time.")),
+    ],
+)
+def test_the_fields_tell_the_format(fields, format, row):
+    assert detect_format(fields, "here") == format
+    assert parse_row(fields, format, "here") == row
+
+
+@pytest.mark.parametrize(
+    ("row", "answer"),
+    [(Row("a", "b", "c"), "c"), (CHAT, "Hello."), (Chat(()), ""), (Completion("a", "b"), "b"), (Text("a"), "a")],
+)
+def test_every_row_has_an_answer(row, answer):
+    assert answer_of(row) == answer
+
+
+def test_what_nobody_answers_is_left_out_of_a_chat():
+    question = {"role": "user", "content": "Bye"}
+    assert parse_row({"messages": [*MESSAGES, question]}, "chat", "here") == CHAT
+    assert parse_row({"messages": [question]}, "chat", "here") == Chat(())
+    assert parse_row({"messages": []}, "chat", "here") == Chat(())
+
+
+@pytest.mark.parametrize(
+    ("fields", "format", "message"),
+    [
+        ({"messages": "Hi"}, "chat", r"the field messages is str, want a list"),
+        ({"text": "Hi"}, "chat", r"the field messages is missing; fields found: text"),
+        ({"messages": [*MESSAGES, "Hi"]}, "chat", r"messages\[3\]: str found, want an object"),
+        ({"messages": [{"role": "user"}]}, "chat", r"messages\[0\]: the field content is missing; fields found: role"),
+        ({"messages": [{"role": "user", "content": 1}]}, "chat", r"messages\[0\]: the field content is int"),
+        ({"messages": [{"role": "human", "content": "Hi"}]}, "chat", r"role is human; known are system, user, assis"),
+        ({"conversations": [{"from": "bot", "value": "Hi"}]}, "sharegpt", r"conversations\[0\]: from is bot; known"),
+        ({"prompt": "Hi"}, "completion", r"the field completion is missing"),
+        ({"text": None}, "text", r"the field text is missing"),
+    ],
+)
+def test_faults_name_the_place_and_the_field(fields, format, message):
+    with pytest.raises(UserError, match=rf"x\.json, row 7.*{message}"):
+        parse_row(fields, format, "x.json, row 7")

@@ -1,0 +1,134 @@
+"""The memory estimate against the tensors of a real forward and backward pass, and its rules."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.inject import inject
+from bishare.analysis.memory import Architecture, Setup, activation_bytes, architecture_of, estimate_memory, micro_batch
+
+LLAMA_13B = Architecture(
+    num_layers=40,
+    hidden=5120,
+    intermediate=13824,
+    query=5120,
+    key_value=5120,
+    vocabulary=32000,
+    gated=True,
+    num_values=13_015_864_320,
+)
+GPU = Setup(
+    device="gpu",
+    num_devices=1,
+    zero_stage=0,
+    base_bytes=2,
+    live_bytes=4,
+    compute_bytes=2,
+    batch_size=64,
+    tokens_per_micro_batch=1024,
+    max_length=256,
+    dropout=False,
+    gradient_checkpointing=False,
+)
+
+
+def total(**changes: Any) -> int:
+    setup = replace(GPU, **changes)
+    return estimate_memory(LLAMA_13B, setup, [], num_adapter=5_600_192, rank=22).total
+
+
+def test_architecture_is_read_from_the_model(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama")
+
+    found = architecture_of(model, model.config)
+
+    assert (found.num_layers, found.hidden, found.intermediate) == (3, 32, 56)
+    assert (found.query, found.key_value, found.vocabulary) == (32, 16, 64)
+    assert found.gated
+    assert found.num_values == sum(p.numel() for p in model.parameters())
+
+
+def test_gpt2_has_no_gate_and_its_own_names(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("gpt2")
+
+    found = architecture_of(model, model.config)
+
+    assert not found.gated
+    assert (found.num_layers, found.hidden, found.query) == (3, 32, 32)
+
+
+@pytest.mark.parametrize("targets", [["q", "k", "v", "up", "down"], ["q", "v"], ["gate", "up", "down"]])
+def test_activations_are_those_that_autograd_keeps(
+    tiny_model: Callable[..., PreTrainedModel], targets: list[str]
+) -> None:
+    """Counted by hooks on what is saved for the backward pass; without the model's own weights, each storage once."""
+    model = tiny_model("llama").train()
+    adapter = inject(model, BiShareConfig(transform="slice", r_local=1, r_intra=1, r_inter=1, targets=targets))
+    setup = replace(GPU, device="cpu", base_bytes=4, compute_bytes=4, batch_size=4, max_length=48)
+    _, positions = micro_batch(setup)
+    saved: dict[int, int] = {}
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.randint(3, 64, (4, 48), generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
+    assert hidden.requires_grad
+    assert positions == 4 * 48
+
+    architecture = architecture_of(model, model.config)
+    estimate = activation_bytes(architecture, setup, adapter.slots, rank=3, positions=positions)
+
+    assert estimate == pytest.approx(sum(saved.values()), rel=0.2)
+
+
+def test_zero_3_deals_the_base_out_but_gathers_some_of_it() -> None:
+    whole = total(zero_stage=2, num_devices=8)
+    dealt = total(zero_stage=3, num_devices=8)
+
+    assert whole - dealt == 2 * (LLAMA_13B.num_values * 7 // 8 - 1_000_000_000)
+
+
+def test_zero_3_on_one_device_holds_the_base_once() -> None:
+    one = estimate_memory(LLAMA_13B, replace(GPU, zero_stage=3), [], num_adapter=0, rank=22)
+
+    assert one.weights == 2 * LLAMA_13B.num_values
+
+
+def test_zero_1_deals_out_the_moments_and_zero_2_the_gradients() -> None:
+    values = 5_600_000
+    estimates = [
+        estimate_memory(LLAMA_13B, replace(GPU, zero_stage=stage, num_devices=8), [], num_adapter=values, rank=22)
+        for stage in (0, 1, 2)
+    ]
+
+    assert [e.optimizer for e in estimates] == [8 * values, values, values]
+    assert estimates[1].gradients - estimates[2].gradients == 4 * values * 7 // 8
+    assert len({e.weights for e in estimates}) == 1
+
+
+def test_gradient_checkpointing_keeps_one_layer() -> None:
+    kept = estimate_memory(LLAMA_13B, GPU, [], num_adapter=0, rank=22).activations
+    recomputed = estimate_memory(LLAMA_13B, replace(GPU, gradient_checkpointing=True), [], num_adapter=0, rank=22)
+
+    assert kept / 40 < recomputed.activations < kept / 5
+
+
+def test_more_devices_hold_no_more_than_their_share_of_the_batch() -> None:
+    assert micro_batch(GPU) == (8, 8 * 256)
+    assert micro_batch(replace(GPU, num_devices=64)) == (1, 256)
+    assert micro_batch(replace(GPU, tokens_per_micro_batch=1)) == (1, 256)
+
+
+def test_fp32_takes_more_than_bf16() -> None:
+    assert total(base_bytes=4, compute_bytes=4) > 1.5 * total()

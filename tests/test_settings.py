@@ -1,0 +1,90 @@
+"""Configurations read without Lightning, as ``fit`` reads them."""
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from bishare.adapters.bishare import BiShareConfig
+from bishare.data.module import PromptData
+from bishare.errors import UserError
+from bishare.module import BiShareModule
+from bishare.settings import ModelSettings, read_settings
+from bishare.setups import DATA_DEFAULTS
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "adapter.yaml").write_text("class_path: bishare.BiShareConfig\ninit_args:\n  r_local: 3\n")
+    (tmp_path / "trainer.yaml").write_text("devices: 2\ncallbacks:\n  - class_path: callbacks.RunSummary\n")
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "model:\n  base: me/mine\n  adapter: adapter.yaml\ntrainer: trainer.yaml\n"
+        "data:\n  class_path: bishare.data.PyDocsData\n  init_args:\n    batch_size: 8\n    seed: 1\n"
+    )
+    return file
+
+
+def test_the_stand_in_has_the_arguments_of_the_module() -> None:
+    def arguments(of: type) -> list[tuple[str, object]]:
+        return [(p.name, p.default) for p in inspect.signature(of).parameters.values()]
+
+    assert arguments(ModelSettings) == arguments(BiShareModule)
+
+
+def test_the_defaults_are_those_of_the_data_modules() -> None:
+    defaults = {field.name: field.default for field in fields(PromptData)}
+
+    assert {name: defaults[name] for name in DATA_DEFAULTS} == DATA_DEFAULTS
+
+
+def test_parts_are_found_beside_the_file_that_names_them(config: Path) -> None:
+    settings = read_settings(["--config", str(config)])
+
+    assert isinstance(settings.model.adapter, BiShareConfig)
+    assert settings.model.adapter.r_local == 3
+    assert settings.trainer["devices"] == 2
+    assert settings.data["init_args"]["batch_size"] == 8
+
+
+def test_a_second_file_is_laid_over_the_first(config: Path) -> None:
+    second = config.with_name("second.yaml")
+    second.write_text("trainer:\n  precision: bf16-mixed\n  callbacks+:\n    - class_path: callbacks.Throughput\n")
+
+    settings = read_settings(["--config", str(config), "--config", str(second)])
+
+    assert settings.trainer["devices"] == 2
+    assert settings.trainer["precision"] == "bf16-mixed"
+    assert [c["class_path"] for c in settings.trainer["callbacks"]] == ["callbacks.RunSummary", "callbacks.Throughput"]
+
+
+def test_options_win_over_files(config: Path) -> None:
+    options = ["--trainer.devices=8", "--data.batch_size", "16", "--data.init_args.seed", "5", "--model.base", "a/b"]
+
+    settings = read_settings(["--config", str(config), *options])
+
+    assert settings.trainer["devices"] == 8
+    assert settings.data["init_args"] == {"batch_size": 16, "seed": 5}
+    assert settings.model.base == "a/b"
+
+
+def test_another_data_class_starts_from_its_own_defaults(config: Path) -> None:
+    settings = read_settings(["--config", str(config), "--data", "bishare.data.InstructionData"])
+
+    assert settings.data == {"class_path": "bishare.data.InstructionData"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.adapter.r_locl", "3"], "r_locl is not known; did you mean r_local"),
+        (["--model.adapter.r_local=-1"], "r_local is -1"),
+        (["--model.base_dtype", "bf16"], "base_dtype"),
+        (["--trainer"], "--trainer needs a value"),
+        (["--trainer", "nowhere.yaml"], "nowhere.yaml cannot be read: No such file"),
+    ],
+)
+def test_a_mistake_is_one_line(config: Path, options: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_settings(["--config", str(config), *options])

@@ -44,7 +44,7 @@ def inject(model: nn.Module, config: AdapterConfig) -> Adapter:
         warnings.warn(f"{name} is tied to {other}: only the first is adapted, and merging is refused.", stacklevel=2)
     with torch.device(next(model.parameters()).device):
         adapter = config.build(slots).float()
-    adapter.thawed = [p for p in model.parameters() if p.requires_grad]
+    adapter.thawed = [name for name, p in model.named_parameters() if p.requires_grad]
     model.requires_grad_(False)
     inputs: dict[frozenset[str], SharedInput] = {}
     for slot in slots:
@@ -67,9 +67,9 @@ def remove(model: nn.Module) -> None:
         del module.slot, module._adapter, module.shared
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
         module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
-    for parameter in adapter.thawed:
-        parameter.requires_grad_(True)
     delattr(model, NAME)
+    for name in adapter.thawed:
+        model.get_parameter(name).requires_grad_(True)
 
 
 @torch.no_grad()
@@ -88,11 +88,15 @@ def merge(model: nn.Module, *, keep_originals: bool = True) -> None:
         raise UserError("the adapter is merged already.")
     for name, other in _tied(model, {slot.name for slot in adapter.slots}):
         raise UserError(f"merging would change {other} too, which is tied to {name}; untie them or export to PEFT.")
-    for module in _adapted(model):
-        weight = module.matrix()
-        if keep_originals:
-            adapter.originals[module.slot.key] = weight.detach().to("cpu", copy=True)
-        weight.copy_(weight.float() + delta(adapter.factors(module.slot)))
+    try:
+        for module in _adapted(model):
+            weight = module.matrix()
+            if keep_originals:
+                adapter.originals[module.slot.key] = weight.detach().to("cpu", copy=True)
+            weight.copy_(weight.float() + delta(adapter.factors(module.slot)))
+    except BaseException:  # out of memory, an interrupt: half a merged model would answer wrongly
+        _restore(model, adapter)
+        raise
     adapter.merged = True
 
 
@@ -112,13 +116,20 @@ def unmerge(model: nn.Module, fresh: nn.Module | None = None) -> None:
         raise UserError("the adapter is not merged.")
     if fresh is None and not adapter.originals:
         raise UserError("the originals were not kept; give unmerge a freshly loaded base model to copy from.")
-    for module in _adapted(model):
-        if fresh is not None:
+    if fresh is None:
+        _restore(model, adapter)
+    else:
+        for module in _adapted(model):
             module.get_parameter("weight").copy_(fresh.get_submodule(module.slot.name).get_parameter("weight"))
-        else:
-            module.matrix().copy_(adapter.originals[module.slot.key])
-    adapter.originals.clear()
+        adapter.originals.clear()
     adapter.merged = False
+
+
+def _restore(model: nn.Module, adapter: Adapter) -> None:
+    """Put back the originals that were kept."""
+    for module in _adapted(model):
+        if module.slot.key in adapter.originals:
+            module.matrix().copy_(adapter.originals.pop(module.slot.key))
 
 
 def _adapted(model: nn.Module) -> Iterator[AdaptedWeight]:

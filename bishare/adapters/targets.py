@@ -118,6 +118,11 @@ def _slot(candidate: _Candidate) -> Slot:
             f"{candidate.name} is a {type(candidate.module).__name__}; only nn.Linear and Conv1D can be adapted. "
             "Load the base without quantisation, or leave this weight out of targets."
         )
+    if "forward" in vars(candidate.module):
+        raise UserError(
+            f"{candidate.name} has a forward of its own (as device_map sets it), which would hide the adapter's; "
+            "load the base without device_map."
+        )
     in_features, out_features = features(candidate.module)
     return Slot(
         name=candidate.name,

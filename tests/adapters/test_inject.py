@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from bishare.adapters.base import Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.inject import adapter_of, inject, merge, remove, unmerge
 from bishare.adapters.lora import LoRAConfig
@@ -181,3 +182,33 @@ def test_a_merge_without_originals_is_undone_from_a_fresh_base(architecture: str
     unmerge(model, fresh=tiny_model(architecture))
 
     assert_same(values(model), before)
+
+
+def test_a_merge_that_fails_half_way_leaves_the_model_as_it_was(tiny_model, token_ids, monkeypatch) -> None:
+    model = tiny_model("llama")
+    adapter = inject(model, LoRAConfig(r=2))
+    randomise(adapter)
+    before = model(token_ids).logits
+    whole, calls = adapter.factors, []
+
+    def fail_at_the_third(slot: Slot) -> Factors:
+        calls.append(slot)
+        if len(calls) == 3:
+            raise MemoryError
+        return whole(slot)
+
+    monkeypatch.setattr(adapter, "factors", fail_at_the_third)
+    with pytest.raises(MemoryError):
+        merge(model)
+    monkeypatch.undo()
+    assert torch.equal(model(token_ids).logits, before)
+    assert not adapter.merged
+    assert not adapter.originals
+
+
+def test_a_weight_whose_forward_is_replaced_is_refused(tiny_model) -> None:
+    model = tiny_model("llama")
+    module = model.get_submodule("model.layers.1.mlp.up_proj")
+    module.forward = module.forward
+    with pytest.raises(UserError, match=r"layers\.1\.mlp\.up_proj has a forward of its own"):
+        inject(model, LoRAConfig())

@@ -79,7 +79,8 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
         if self.zero_stage_3 and self._hugging_face is None:
             from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-            # While this object lives, from_pretrained deals the weights out to the processes as it reads them.
+            # While this object lives, from_pretrained deals the weights out to the processes as it reads them, and
+            # generate keeps them in step.
             self._hugging_face = HfDeepSpeedConfig(self.config)  # type: ignore[no-untyped-call]
         with super().model_sharded_context():
             yield
@@ -113,6 +114,11 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
         distributed.broadcast(flat, src=0)
         parts = torch.split(flat, [value.numel() for value in values])
         return [part.view_as(value) for part, value in zip(parts, values, strict=True)]
+
+    @override
+    def teardown(self) -> None:
+        self._hugging_face = None  # the next model of this process may be another strategy's
+        super().teardown()
 
     # --- the step ----------------------------------------------------------------------------------------------
 

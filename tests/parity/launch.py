@@ -46,7 +46,7 @@ def launch(runs: list[dict[str, Any]], folder: Path, *, seconds: float) -> list[
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         raise AssertionError(f"not done after {seconds} s:\n{output[-4000:]}") from None
-    assert process.returncode == 0, output[-6000:]
+    assert process.returncode == 0, output[-8000:]
     records = torch.load(folder / "records.pt")
     assert len(records) == len(runs)
     return records

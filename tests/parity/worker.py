@@ -13,7 +13,7 @@ import lightning
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy
 
 from bishare.adapters.base import Adapter
 from bishare.adapters.methods import METHODS
@@ -166,7 +166,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         gradient_checkpointing=True,
     )
     recorder, start, end, dice = Recorder(), Start(), End(), Dice()
-    callbacks: list[Callback] = [recorder, start, end, dice, *merging(run.get("merging"))]
+    merging_callbacks: list[Any] = merging(run.get("merging"))
+    callbacks: list[Callback] = [recorder, start, end, dice, *merging_callbacks]
     if "folder" in run:
         callbacks.append(
             ModelCheckpoint(
@@ -184,10 +185,10 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         strategy=strategy_of(strategy),
         precision="bf16-mixed" if dtype == "bfloat16" and strategy.startswith("zero") else "32-true",
         max_steps=run["steps"],
-        max_epochs=100,
+        max_epochs=4,
         gradient_clip_val=run.get("clip"),
         callbacks=callbacks,
-        default_root_dir=run.get("folder", run["base"]),
+        default_root_dir=run.get("folder", run.get("root")),
         enable_checkpointing="folder" in run,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -196,8 +197,6 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     data = Sentences(
         steps_per_epoch=run.get("steps_per_epoch", 5), accumulation=2, num_workers=run.get("num_workers", 0)
     )
-    # The schedule of a run that is stopped early is that of the whole run.
-    data.steps_per_epoch, trainer.fit_loop.max_epochs = run.get("steps_per_epoch", 5), 4
     trainer.fit(module, data, ckpt_path=run.get("resume"))
     record = {
         "losses": recorder.losses,
@@ -210,8 +209,9 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "rolls": dice.rolls,
         "steps": trainer.global_step,
         "owners": {g.name: g.owners for g in module.adapter.mergeable_groups().values()},
+        "merges": [(r.step, r.group, r.layer, r.uses) for c in merging_callbacks for r in c._records],
     }
-    del module, trainer, data, callbacks
+    del module, trainer, data, callbacks, merging_callbacks
     gc.collect()
     return record
 
@@ -227,5 +227,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    assert SingleDeviceStrategy is not None
     main(Path(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""One process, DDP and ZeRO-1, 2 and 3 train the same model, and merge the same layers, from the same start."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.parity.launch import launch, tiny_base
+from tests.parity.worker import train
+
+MERGES = {"start": 2, "interval": 2, "num_merges": 3}
+RANKS = {"r_local": 2, "r_intra": 2, "r_inter": 4}
+METHODS: dict[str, dict[str, Any]] = {
+    "ASLoRA": {"method": "aslora", "options": {"r": 4}, "merging": MERGES},
+    "slice": {"method": "bishare", "options": {"transform": "slice", **RANKS}},
+    "gate, local merging": {
+        "method": "bishare",
+        "options": {"transform": "gate", "size": 16, "merging": True, **RANKS},
+        "merging": MERGES,
+    },
+    "kronecker, merging": {
+        "method": "bishare",
+        "options": {"transform": "kronecker", "size": 16, "merging": True, **RANKS},
+        "merging": MERGES,
+    },
+}
+STEPS = 12
+Record = dict[str, Any]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def alone(run: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Record]:
+    """The run with clipping at half the median norm of an unclipped run, and what one process makes of it."""
+    free = train({**run, "strategy": "one", "root": str(folder)})
+    clipped = {**run, "clip": statistics.median(free["norms"]) / 2, "root": str(folder)}
+    return clipped, train({**clipped, "strategy": "one"})
+
+
+def relative(mine: list[float], wanted: list[float]) -> float:
+    assert len(mine) == len(wanted) == STEPS
+    return max(abs(a - b) / abs(b) for a, b in zip(mine, wanted, strict=True))
+
+
+def absolute(mine: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    assert mine.keys() == wanted.keys()
+    return max(float((mine[name] - value).abs().max()) for name, value in wanted.items())
+
+
+def assert_same(record: Record, one: Record) -> None:
+    assert absolute(record["start"], one["start"]) == 0
+    assert record["merges"] == one["merges"]
+    assert record["owners"] == one["owners"]
+    assert relative(record["losses"], one["losses"]) < 1e-6
+    assert relative(record["norms"], one["norms"]) < 1e-6
+    assert absolute(record["end"], one["end"]) < 1e-5
+
+
+def test_ddp_and_zero_train_as_one_process_does(base: str, tmp_path: Path) -> None:
+    names = ["kronecker, merging", "ASLoRA"]
+    runs, ones = zip(*(alone({**METHODS[n], "base": base, "steps": STEPS}, tmp_path) for n in names), strict=True)
+    strategies = ["ddp", "zero2", "zero3"]
+    wanted = [{**run, "strategy": s} for run in runs for s in strategies]
+    bf16 = {**runs[0], "strategy": "zero3", "dtype": "bfloat16"}
+    *records, last = launch([*wanted, bf16], tmp_path / "launch", seconds=500)
+    for run, record in zip(wanted, records, strict=True):
+        one = ones[runs.index({k: v for k, v in run.items() if k != "strategy"})]
+        assert len(one["merges"]) == 3 * len(one["owners"]) > 0
+        assert all(norm > run["clip"] for norm in one["norms"])
+        assert_same(record, one)
+        assert (record["shells"] > 0) == (run["strategy"] == "zero3")
+        fp32 = "torch.float32"
+        assert record["types"] == {"base": fp32, "masters": fp32, "moments": fp32, "means": fp32}
+    assert last["types"] == {**records[0]["types"], "base": "torch.bfloat16"}
+    assert absolute(last["start"], ones[0]["start"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_strategy_trains_every_method_as_one_process_does(
+    base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strategies = ["ddp", "zero1", "zero2", "zero3"]
+    runs, ones = [], []
+    for method in METHODS.values():
+        for dtype in ("float32", "bfloat16"):
+            run, one = alone({**method, "base": base, "steps": STEPS, "dtype": dtype}, tmp_path)
+            runs.append(run)
+            ones.append(one)
+    records = iter(
+        launch([{**run, "strategy": s} for run in runs for s in strategies], tmp_path / "launch", seconds=3000)
+    )
+    lines = [
+        f"{'method':22}{'strategy':10}{'merges':>8}{'loss':>10}{'norm':>10}{'live':>10}{'bf16 merges':>13}{'loss':>10}"
+    ]
+    failures = []
+    for i, name in enumerate(METHODS):
+        by_type = {dtype: [next(records) for _ in strategies] for dtype in ("float32", "bfloat16")}
+        for k, strategy in enumerate(strategies):
+            record, one = by_type["float32"][k], ones[2 * i]
+            half, half_one = by_type["bfloat16"][k], ones[2 * i + 1]
+            same, half_same = record["merges"] == one["merges"], half["merges"] == half_one["merges"]
+            figures = (
+                relative(record["losses"], one["losses"]),
+                relative(record["norms"], one["norms"]),
+                absolute(record["end"], one["end"]),
+            )
+            lines.append(
+                f"{name:22}{strategy:10}{'same' if same else 'differ':>8}{figures[0]:10.1e}{figures[1]:10.1e}"
+                f"{figures[2]:10.1e}{'same' if half_same else 'differ':>13}"
+                f"{relative(half['losses'], half_one['losses']):10.1e}"
+            )
+            if not (same and half_same and figures[0] < 1e-6 and figures[1] < 1e-6 and figures[2] < 1e-5):
+                failures.append((name, strategy))
+    with capsys.disabled():
+        print("\n" + "\n".join(lines))
+    assert not failures

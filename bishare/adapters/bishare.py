@@ -43,8 +43,8 @@ class BiShareConfig(AdapterConfig):
     """Rank of the pair shared by all layers; 0 turns it off."""
     position: Position = "center"
     """Slice: where in the shared pair a smaller weight's window lies."""
-    size: int = 256
-    """Gate and kronecker: width and height of the shared pair (the paper: 1024 for gate, 256 for kronecker)."""
+    size: int | None = None
+    """Gate and kronecker: width and height of the shared pair; if left out, the paper's 1024 and 256."""
     kernel: KernelForm = "shared"
     """Kronecker: form of the kernels, (rows of the shared part)_(rows of the kernel); ``shared`` is ``r_1``."""
     fit_init: FitInit = "kaiming_uniform"
@@ -61,7 +61,7 @@ class BiShareConfig(AdapterConfig):
                 raise UserError(f"{name} is {rank}; a rank must be 0 (off) or positive.")
         if not any(ranks.values()):
             raise UserError("r_local, r_intra and r_inter are all 0; at least one must be positive.")
-        if self.size < 1:
+        if self.size is not None and self.size < 1:
             raise UserError(f"size is {self.size}; the shared pair needs at least size 1.")
         if self.merging and not (self.r_local or self._intra_merges):
             level = "r_local" if self.transform == "gate" else "r_local or r_intra"
@@ -74,6 +74,11 @@ class BiShareConfig(AdapterConfig):
     @property
     def mergeable(self) -> bool:
         return self.merging
+
+    @property
+    def shared_size(self) -> int:
+        """Width and height of a shared pair, for gate and kronecker."""
+        return self.size or (1024 if self.transform == "gate" else 256)
 
     @property
     def rank(self) -> int:
@@ -155,7 +160,7 @@ class BiShare(Adapter):
         """Height of every shared B, width of every shared A."""
         if self.config.transform == "slice":
             return max(slot.out_features for slot in self.slots), max(slot.in_features for slot in self.slots)
-        return self.config.size, self.config.size
+        return self.config.shared_size, self.config.shared_size
 
     def _shared_level(self, rank: int, names: Sequence[str], one_A: bool = False) -> tuple[Store, nn.ModuleDict]:
         """A store with one pair per name (or one A for all), and every weight's transform; both empty at rank 0."""
@@ -169,8 +174,8 @@ class BiShare(Adapter):
             if config.transform == "slice":
                 return Slice(n, m, max_in, max_out, config.position)
             if config.transform == "gate":
-                return Gate(n, m, config.size, config.fit_init)
-            return Kronecker(n, m, rank=rank, size=config.size, kernel=config.kernel, init=config.fit_init)
+                return Gate(n, m, config.shared_size, config.fit_init)
+            return Kronecker(n, m, rank=rank, size=config.shared_size, kernel=config.kernel, init=config.fit_init)
 
         height, width = self._shared_size()
         rows = Kronecker.shared_rank(rank, config.kernel) if config.transform == "kronecker" else rank

@@ -169,3 +169,9 @@ def test_a_shared_a_is_drawn_once_not_once_for_every_weight_that_reads_it(monkey
 
     assert drawn
     assert len(drawn) == len(set(drawn))
+
+
+@pytest.mark.parametrize(("transform", "size"), [("gate", 1024), ("kronecker", 256)])
+def test_the_size_is_the_papers_unless_it_is_given(transform, size) -> None:
+    assert BiShareConfig(transform=transform).shared_size == size
+    assert BiShareConfig(transform=transform, size=24).shared_size == 24

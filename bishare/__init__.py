@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
     from bishare.adapters.checkpoint import load_adapter, save_adapter
     from bishare.adapters.inject import inject, merge, remove, unmerge
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "ASLoRAConfig",
     "BiShareConfig",
     "BiShareModule",
     "LoRAConfig",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ASLoRAConfig": "bishare.adapters.aslora",
     "BiShareConfig": "bishare.adapters.bishare",
     "BiShareModule": "bishare.module",
     "LoRAConfig": "bishare.adapters.lora",

@@ -1,0 +1,157 @@
+"""What merging costs at Llama 1-13B's shapes: one event, and the running means beside the adapter's own step work.
+
+    python benchmarks/merging.py [--devices 2] [--tokens 1024]
+
+The adapter is the real one (40 layers; q, k, v, up, down), trained by Lightning on random inputs without the 13B frozen
+weights. Its own work in an optimizer step is what it adds to the frozen model's: assembling the factors, the low-rank
+products of the step's tokens forward and backward, and AdamW. The fastest of several steps counts.
+"""
+
+import argparse
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from bishare.adapters.aslora import ASLoRAConfig
+from bishare.adapters.assembly import assemble
+from bishare.adapters.base import Adapter, AdapterConfig, Slot
+from bishare.adapters.bishare import BiShareConfig
+from callbacks import AdaptiveMerging
+
+HIDDEN, INTERMEDIATE, LAYERS = 5120, 13824, 40
+SHAPES = {
+    "q": (HIDDEN, HIDDEN),
+    "k": (HIDDEN, HIDDEN),
+    "v": (HIDDEN, HIDDEN),
+    "up": (HIDDEN, INTERMEDIATE),
+    "down": (INTERMEDIATE, HIDDEN),
+}
+METHODS: dict[str, AdapterConfig] = {
+    "ASLoRA, r 8": ASLoRAConfig(r=8),
+    "Bi-Share Kronecker (2, 4, 16)": BiShareConfig(merging=True),
+    "Bi-Share slice (2, 4, 16)": BiShareConfig(transform="slice", merging=True),
+}
+START, EVENTS = 4, 3
+
+Times = dict[str, list[float]]  # seconds by part
+
+
+class AdapterAlone(LightningModule):
+    """The adapter's part of a training step, weight by weight."""
+
+    def __init__(self, config: AdapterConfig, tokens: int, times: Times) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.adapter_config, self.tokens, self.times = config, tokens, times
+
+    @override
+    def configure_model(self) -> None:
+        if hasattr(self, "adapter"):
+            return
+        slots = [
+            Slot(name=f"{layer}.{kind}", layer=layer, kind=kind, in_features=n, out_features=m)
+            for layer in range(LAYERS)
+            for kind, (n, m) in SHAPES.items()
+        ]
+        self.adapter: Adapter = self.adapter_config.build(slots)
+        for name, group in self.adapter.groups().items():
+            for p in group if name.endswith(".B") else ():
+                torch.nn.init.normal_(p, std=1e-3)  # as if trained: at zero, all pairs would be equally far apart
+        self.x = {n: torch.randn(self.tokens, n, requires_grad=True) for n, _ in SHAPES.values()}
+        self.g = {m: torch.randn(self.tokens, m) for _, m in SHAPES.values()}
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.adapter.parameters(), lr=1e-4, fused=True)
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        started = time.perf_counter()
+        for slot in self.adapter.slots:
+            A, B, scale = self.adapter.blocks(slot)
+            down = assemble(A, length=slot.in_features, dtype=torch.float32, side="A")
+            up = assemble(B, length=slot.out_features, dtype=torch.float32, scale=scale, side="B")
+            y = self.x[slot.in_features] @ down.T @ up
+            torch.autograd.backward(y, self.g[slot.out_features])
+        optimizer.step()
+        optimizer.zero_grad()
+        self.times["own work"].append(time.perf_counter() - started)
+
+
+class TimedMerging(AdaptiveMerging):
+    """The callback as it is, with a clock around its two kinds of work."""
+
+    def __init__(self, times: Times) -> None:
+        super().__init__(START, 1, num_merges=EVENTS)
+        self.times = times
+
+    @override
+    def _observe(self, *args: Any) -> None:
+        self._timed("means", super()._observe, *args)
+
+    @override
+    def _merge(self, *args: Any) -> None:
+        self._timed("event", super()._merge, *args)
+
+    def _timed(self, part: str, function: Any, *args: Any) -> None:
+        started = time.perf_counter()
+        function(*args)
+        self.times[part].append(time.perf_counter() - started)
+
+    @override
+    def _draw(self, *args: Any) -> None:
+        """Pictures wait for a pause of the training."""
+
+
+def measure(config: AdapterConfig, *, tokens: int, devices: int) -> Times:
+    times: Times = defaultdict(list)
+    callbacks: list[Callback] = [TimedMerging(times)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
+            max_steps=START + EVENTS,
+            callbacks=callbacks,
+            logger=TensorBoardLogger(folder),
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(AdapterAlone(config, tokens, times), DataLoader(list(range(100))))
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--devices", type=int, default=1, help="processes")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens per optimizer step and process")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    rows = []
+    for name, config in METHODS.items():
+        times = measure(config, tokens=arguments.tokens, devices=arguments.devices)
+        event, means, own = (min(times[part]) for part in ("event", "means", "own work"))
+        rows.append(
+            f"| {name} | {event * 1e3:.0f} ms | {means * 1e3:.1f} ms | {own * 1e3:,.0f} ms | {means / own:.1%} |"
+        )
+    if torch.distributed.is_initialized() and torch.distributed.get_rank():
+        return
+    print(f"{arguments.devices} process(es), {torch.get_num_threads()} thread(s) each, {arguments.tokens:,} tokens\n")
+    print("| method | merge event | running means | adapter's own step | means / own step |\n|---|--:|--:|--:|--:|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.inject import NAME, adapter_of, inject
+from bishare.attention import use_packed_attention
 from bishare.bases import load_base, load_tokenizer
 from bishare.combinations import check_combination
 from bishare.data.prompts import encode_prompts
@@ -101,6 +102,7 @@ class BiShareModule(LightningModule):
         )
         with whole_parameters():
             inject(model, self.adapter_config)
+        use_packed_attention(model)
         if self.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable
             enable({"use_reentrant": False})

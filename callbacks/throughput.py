@@ -80,7 +80,7 @@ class Throughput(ThroughputMonitor):
 
 
 def num_examples(batch: Mapping[str, torch.Tensor]) -> int:
-    return batch["input_ids"].shape[0]
+    return len(batch["lengths"]) if "lengths" in batch else batch["input_ids"].shape[0]  # a pack is one row
 
 
 def num_tokens(batch: Mapping[str, torch.Tensor]) -> int:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from bishare.data.packing import pack as end_to_end
 from bishare.data.prompts import NO_LABEL, Example
 
 PAD_TO_MULTIPLE_OF = 8  # matrix products on GPUs are fastest at such lengths
@@ -22,18 +23,19 @@ class Pack(NamedTuple):
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """A data set indexed by ``Pack``; item: a batch, padded on the right.
+    """A data set indexed by ``Pack``; item: a batch, padded on the right or packed end to end (``packing.py``).
 
-    A batch holds ``input_ids``, ``attention_mask`` and ``labels`` ``[b, n]`` (int64) and, if the pack has it,
+    A padded batch holds ``input_ids``, ``attention_mask`` and ``labels`` ``[b, n]`` (int64) and, if the pack has it,
     ``num_step_labels`` (int). Rows are sorted by length, the longest first.
 
     Args:
         examples: The tokenised examples.
         pad_token_id: Token that fills short rows; it is masked and carries no label.
+        packing: Put the examples of a pack end to end instead of padding them.
     """
 
-    def __init__(self, examples: Sequence[Example], *, pad_token_id: int) -> None:
-        self.pad_token_id = pad_token_id
+    def __init__(self, examples: Sequence[Example], *, pad_token_id: int, packing: bool = False) -> None:
+        self.pad_token_id, self.packing = pad_token_id, packing
         self.lengths = np.array([len(example.input_ids) for example in examples], dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         # Flat arrays rather than lists: an eighth of the memory, and worker processes share it.
@@ -46,6 +48,17 @@ class Examples(Dataset[dict[str, Any]]):
 
     def __getitem__(self, pack: Pack) -> dict[str, Any]:
         rows = sorted(pack.indices, key=lambda index: -self.lengths[index])
+        batch = self._packed(rows) if self.packing else self._padded(rows)
+        if pack.num_step_labels is not None:
+            batch["num_step_labels"] = pack.num_step_labels
+        return batch
+
+    def _packed(self, rows: Sequence[int]) -> dict[str, Any]:
+        spans = [slice(self.offsets[index], self.offsets[index + 1]) for index in rows]
+        ids, labels = ([torch.from_numpy(flat[span]) for span in spans] for flat in (self.input_ids, self.labels))
+        return dict(end_to_end(ids, labels))
+
+    def _padded(self, rows: Sequence[int]) -> dict[str, Any]:
         width = -(-int(self.lengths[rows[0]]) // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
         input_ids = torch.full((len(rows), width), self.pad_token_id)
         attention_mask = torch.zeros((len(rows), width), dtype=torch.int64)
@@ -55,10 +68,7 @@ class Examples(Dataset[dict[str, Any]]):
             input_ids[place, :length] = torch.from_numpy(self.input_ids[span])
             attention_mask[place, :length] = 1
             labels[place, :length] = torch.from_numpy(self.labels[span])
-        batch: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
-        if pack.num_step_labels is not None:
-            batch["num_step_labels"] = pack.num_step_labels
-        return batch
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 def count_labels(example: Example) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from bishare.data.examples import Examples, count_labels
+from bishare.data.mixture import Mixture
 from bishare.data.prompts import Example, LossOn, Prompt, encode, encode_prompts, render_prompt
 from bishare.data.rows import AnyRow, Row, Text, answer_of
 from bishare.data.steps import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
@@ -27,7 +29,8 @@ ROWS_PER_CALL = 1000
 class PromptData(LightningDataModule, ABC):
     """Prompts with answers, tokenised in memory, dealt into optimizer steps whose size does not depend on the devices.
 
-    After ``setup`` there are ``tokenizer``, ``accumulation`` (also set on the trainer) and ``steps_per_epoch``.
+    After ``setup`` there are ``tokenizer``, ``accumulation`` (also set on the trainer), ``steps_per_epoch``, and the
+    numbers of examples dropped (``num_dropped``) and cut (``num_cut``).
     """
 
     base: str = ""
@@ -36,6 +39,9 @@ class PromptData(LightningDataModule, ABC):
     """Examples per optimizer step, on all devices together."""
     tokens_per_micro_batch: int = 1024
     """About how many tokens a device holds at once; it decides how many micro-batches make up a step."""
+    packing: bool = True
+    """Put the examples of a micro-batch end to end in one row, each attending to itself only, instead of padding them;
+    models whose attention cannot be kept apart get padded rows, sorted by length, all the same."""
     max_length: int = 256
     """Tokens of the longest example; longer answers are cut and keep their end-of-text token."""
     prompt: Prompt = "alpaca"
@@ -69,14 +75,25 @@ class PromptData(LightningDataModule, ABC):
         self.steps_per_epoch = 0
         self._split: tuple[list[AnyRow], list[AnyRow]] | None = None
         self._train: Examples | None = None
+        self._mixture: Mixture | None = None
         self._steps: StepSampler | None = None
         self._validation: Examples | None = None
         self._validation_rows: list[AnyRow] = []
-        self._num_dropped = self._num_cut = 0
+        self.num_dropped = self.num_cut = 0
 
     @abstractmethod
     def read(self) -> list[AnyRow]:
         """All rows, in the same order on every rank."""
+
+    @property
+    def examples(self) -> Examples:
+        """The tokenised training examples; of a stream the first ones."""
+        assert self._train is not None, "setup('fit') has not run"
+        return self._train
+
+    def mixture(self, rows: Sequence[AnyRow]) -> Mixture | None:
+        """Which of the rows to train on an epoch holds; None if it holds each once."""
+        return None
 
     def prepare_data(self) -> None:
         """Fill the download caches, on one process of each machine."""
@@ -102,7 +119,8 @@ class PromptData(LightningDataModule, ABC):
                 )
         if stage == "fit":
             if self._train is None:
-                self._train = self._encode(self._split[0], "training")[1]
+                rows, self._train = self._encode(self._split[0], "training")
+                self._mixture = self.mixture(rows)
             assert self._train is not None, "the split leaves rows to train on"
             self._steps = self._plan_steps(self._train)
             self._report(self._train)
@@ -114,9 +132,8 @@ class PromptData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> StepLoader:
         """This rank's micro-batches; the loader goes on inside an epoch after a resume."""
-        assert self._train is not None, "setup('fit') has not run"
-        assert self._steps is not None
-        return StepLoader(self._train, self._steps, num_workers=self._workers())
+        assert self._steps is not None, "setup('fit') has not run"
+        return StepLoader(self.examples, self._steps, num_workers=self._workers())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
         """This rank's share of the held-out examples; nothing if none are held out."""
@@ -205,9 +222,9 @@ class PromptData(LightningDataModule, ABC):
                 f"{self.max_length}; raise max_length."
             )
         kept, examples = map(list, zip(*pairs, strict=True))
-        self._num_dropped += len(rows) - len(kept)
-        self._num_cut += sum(example.cut for example in examples)
-        return kept, Examples(examples, pad_token_id=self.tokenizer.pad_token_id)
+        self.num_dropped += len(rows) - len(kept)
+        self.num_cut += sum(example.cut for example in examples)
+        return kept, Examples(examples, pad_token_id=self.tokenizer.pad_token_id, packing=self.packing)
 
     def _tokens(self, rows: list[AnyRow], what: str) -> Iterator[tuple[AnyRow, Example]]:
         with tqdm(total=len(rows), desc=f"Tokenising {what} rows", delay=2, disable=self._rank > 0, leave=False) as bar:
@@ -219,11 +236,27 @@ class PromptData(LightningDataModule, ABC):
                 yield from zip(chunk, examples, strict=True)
                 bar.update(len(chunk))
 
-    def _plan_steps(self, train: Examples) -> StepSampler:
-        """Choose the accumulation, hand it to the trainer, and cut epochs into steps."""
+    def _plan_steps(self, train: Examples) -> StepSampler | None:
+        """Cut epochs into steps."""
+        self._choose_accumulation(train.lengths)
+        steps = StepSampler(
+            train.lengths,
+            train.num_labels,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            world_size=self._world_size,
+            rank=self._rank,
+            seed=self.seed,
+            mixture=self._mixture,
+        )
+        self.steps_per_epoch = steps.num_steps
+        return steps
+
+    def _choose_accumulation(self, lengths: npt.NDArray[np.int64]) -> None:
+        """Choose the accumulation for examples of such lengths, and hand it to the trainer."""
         before = self.accumulation
         self.accumulation = choose_accumulation(
-            train.lengths,
+            lengths,
             batch_size=self.batch_size,
             tokens_per_micro_batch=self.tokens_per_micro_batch,
             world_size=self._world_size,
@@ -238,24 +271,13 @@ class PromptData(LightningDataModule, ABC):
                     "decide it; leave it out."
                 )
             self.trainer.accumulate_grad_batches = self.accumulation
-        steps = StepSampler(
-            train.lengths,
-            train.num_labels,
-            batch_size=self.batch_size,
-            accumulation=self.accumulation,
-            world_size=self._world_size,
-            rank=self._rank,
-            seed=self.seed,
-        )
-        self.steps_per_epoch = steps.num_steps
-        return steps
 
     def _report(self, train: Examples) -> None:
         num_validation = len(self._validation) if self._validation is not None else 0
         rank_zero_info(
-            f"Data: {len(train) + num_validation + self._num_dropped:,} rows give {len(train):,} training and "
-            f"{num_validation:,} validation examples ({self._num_dropped:,} dropped, no token of the answer fits; "
-            f"{self._num_cut:,} cut to {self.max_length} tokens), {train.lengths.mean():.0f} tokens on average, "
+            f"Data: {len(train) + num_validation + self.num_dropped:,} rows give {len(train):,} training and "
+            f"{num_validation:,} validation examples ({self.num_dropped:,} dropped, no token of the answer fits; "
+            f"{self.num_cut:,} cut to {self.max_length} tokens), {train.lengths.mean():.0f} tokens on average, "
             f"{train.num_labels.sum() / train.lengths.sum():.0%} of them with a label; {self.steps_per_epoch:,} steps "
             f"per epoch of {self.batch_size} examples; {self.accumulation} micro-batches per step and device, devices: "
             f"{self._world_size}."

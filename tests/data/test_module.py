@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from transformers import LlamaConfig
 
 from bishare.data.module import PromptData
+from bishare.data.packing import unpack
 from bishare.data.prompts import NO_LABEL, render_prompt
 from bishare.data.rows import Row
 from bishare.errors import UserError
@@ -36,7 +37,7 @@ def texts(tokenizer, batches):
     return Counter(
         tokenizer.decode(ids[mask.bool()])
         for batch in batches
-        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        for ids, mask in zip(*(unpack(batch)[name] for name in ("input_ids", "attention_mask")), strict=True)
     )
 
 
@@ -65,7 +66,7 @@ def test_the_split_depends_on_the_seed_and_not_on_the_number_of_training_example
 def test_max_examples_limits_training(make):
     data = make(max_examples=20)
     data.setup("fit")
-    assert sum(len(batch["input_ids"]) for batch in data.train_dataloader()) == 20
+    assert sum(len(batch["lengths"]) for batch in data.train_dataloader()) == 20
 
 
 def test_every_batch_of_a_step_carries_the_labels_of_the_step(make):
@@ -109,8 +110,8 @@ def test_examples_without_room_for_an_answer_are_dropped_counted_and_left_out_of
     long = [Row("word " * 300, "", "answer") for _ in range(30)]
     data = make([*rows, *long], num_validation=30)
     data.setup("fit")
-    num_train = sum(len(batch["input_ids"]) for batch in data.train_dataloader())
-    num_validation = sum(len(batch["input_ids"]) for batch in data.val_dataloader())
+    num_train = sum(len(batch["lengths"]) for batch in data.train_dataloader())
+    num_validation = sum(len(batch["lengths"]) for batch in data.val_dataloader())
     assert num_train + num_validation == 60
     assert 0 < num_validation < 30
     assert sum(len(batch["prompt"]) for batch in data.predict_dataloader()) == num_validation
@@ -157,7 +158,7 @@ class Watcher(LightningModule):
         self.seen = {"train": [], "val": [], "steps": []}
 
     def note(self, where, batch):
-        pairs = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        pairs = zip(*(unpack(batch)[name] for name in ("input_ids", "attention_mask")), strict=True)
         self.seen[where] += [self.decode(ids[mask.bool()]) for ids, mask in pairs]
 
     def training_step(self, batch, batch_idx):
@@ -219,3 +220,17 @@ def test_overfit_batches_is_refused(tmp_path, make, tokenizer):
 def test_an_accumulation_of_the_users_own_is_refused(tmp_path, make, tokenizer):
     with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches is 5"):
         run(tmp_path / "run", tokenizer, make(), accumulate_grad_batches=5)
+
+
+def test_packs_hold_the_examples_that_padded_batches_hold(make, tokenizer):
+    packed, padded = make(), make(packing=False)
+    for data in (packed, padded):
+        data.setup("fit")
+    for end_to_end, rows in zip(packed.train_dataloader(), padded.train_dataloader(), strict=True):
+        unpacked = unpack(end_to_end)
+        assert end_to_end["input_ids"].shape == (1, int(rows["attention_mask"].sum()))
+        assert "lengths" not in rows
+        for name in ("attention_mask", "labels"):
+            width = unpacked[name].shape[1]
+            assert torch.equal(unpacked[name], rows[name][:, :width])
+        assert unpacked["num_step_labels"] == rows["num_step_labels"]

@@ -1,6 +1,8 @@
 """Data modules, under the names that configurations use."""
 
 from bishare.data.instruct import InstructionData
+from bishare.data.mixed import MixedData
 from bishare.data.pydocs import PyDocsData
+from bishare.data.streamed import StreamedData
 
-__all__ = ["InstructionData", "PyDocsData"]
+__all__ = ["InstructionData", "MixedData", "PyDocsData", "StreamedData"]

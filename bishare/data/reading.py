@@ -100,11 +100,18 @@ def load_hub(source: str, split: str, subset: str | None, **options: Any) -> Any
     """
     import datasets  # takes seconds to import; files do not need it
 
-    try:
+    with errors_of_hub(f"{source} (split {split})"):
         return datasets.load_dataset(str(_path(source)), subset, split=split, **options)
-    except Exception as error:  # its errors have no common base: HTTP clients, file systems, parsers, its own
+
+
+@contextmanager
+def errors_of_hub(source: str) -> Iterator[None]:
+    """One line for what goes wrong when a folder or hub data set is read."""
+    try:
+        yield
+    except Exception as error:  # they have no common base: HTTP clients, file systems, parsers, those of datasets
         raise UserError(
-            f"The data set {source} (split {split}) cannot be loaded: {_one_line(error)}. "
+            f"The data set {source} cannot be loaded: {_one_line(error)}. "
             f"Check its name and the network, or give the path of a {', '.join(FILES[:-1])} or {FILES[-1]} file."
         ) from error
 

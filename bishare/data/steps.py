@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from bishare.data.dealing import deal_by_padded_tokens, deal_by_tokens
 from bishare.data.examples import Pack
+from bishare.data.mixture import Mixture
 from bishare.errors import UserError
 
 
@@ -62,6 +63,7 @@ class StepSampler(DistributedSampler[Pack]):
         rank: This device's number.
         seed: Seed of the order of examples.
         padded: Whether the examples of a pack are padded to one length; then a pack holds examples of like lengths.
+        mixture: Which examples an epoch holds; by default each once.
 
     Raises:
         UserError: If a step has fewer examples than packs.
@@ -78,8 +80,10 @@ class StepSampler(DistributedSampler[Pack]):
         rank: int = 0,
         seed: int = 0,
         padded: bool = True,
+        mixture: Mixture | None = None,
     ) -> None:
-        self.lengths, self.num_labels = np.asarray(lengths), np.asarray(num_labels)
+        self.lengths, self.num_labels, self.mixture = np.asarray(lengths), np.asarray(num_labels), mixture
+        self.num_examples = len(self.lengths) if mixture is None else len(mixture)
         super().__init__(cast(Dataset[Any], self.lengths), num_replicas=world_size, rank=rank, seed=seed)
         self.batch_size, self.accumulation = batch_size, accumulation
         self.deal = deal_by_padded_tokens if padded else deal_by_tokens
@@ -91,7 +95,7 @@ class StepSampler(DistributedSampler[Pack]):
                 f"batch_size is {batch_size}, but a step has {self.num_packs} packs ({accumulation} micro-batches on "
                 f"{world_size} devices); the nearest that fills them: {self.num_packs}."
             )
-        full, rest = divmod(len(self.lengths), batch_size)
+        full, rest = divmod(self.num_examples, batch_size)
         self.num_steps = full + (rest >= self.num_packs)
         if self.num_steps == 0:
             raise UserError(f"{rest} training examples are fewer than the {self.num_packs} packs of one step.")
@@ -108,7 +112,7 @@ class StepSampler(DistributedSampler[Pack]):
 
     def packs(self, epoch: int, start: int = 0) -> Iterator[Pack]:
         """This rank's packs of an epoch, in order, without the first ``start``."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        order = self._order(epoch)
         first_step, skip = divmod(start, self.accumulation)
         for number in range(first_step, self.num_steps):
             step = order[number * self.batch_size : (number + 1) * self.batch_size]
@@ -117,6 +121,11 @@ class StepSampler(DistributedSampler[Pack]):
             for pack in packs[self.rank :: self.num_replicas][skip:]:
                 yield Pack(tuple(step[pack].tolist()), num_step_labels)
             skip = 0
+
+    def _order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self.mixture is not None:
+            return self.mixture.order(self.seed, epoch)
+        return np.random.default_rng([self.seed, epoch]).permutation(self.num_examples)
 
 
 class EvaluationSampler(DistributedSampler[Pack]):
@@ -211,7 +220,7 @@ class StepLoader(DataLoader[dict[str, Any]]):
 
     def _identity(self) -> dict[str, int]:
         return {
-            "examples": len(self.steps.lengths),
+            "examples": self.steps.num_examples,
             "batch_size": self.steps.batch_size,
             "seed": self.steps.seed,
         }

@@ -1,0 +1,112 @@
+"""Several sources of rows in one training, each with a share of the examples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+
+from bishare.data.mixture import Mixture
+from bishare.data.module import PromptData
+from bishare.data.reading import is_file, read_rows
+from bishare.data.rows import AnyRow, Format
+from bishare.errors import UserError
+
+
+@dataclass(kw_only=True, frozen=True)
+class Source:
+    """One of the sources; its options are those of ``InstructionData``."""
+
+    path: str = field(kw_only=False)
+    """A ``.json``, ``.jsonl`` or ``.parquet`` file, a folder with a data set as the hub stores it, or a hub name."""
+    weight: float | None = None
+    """Share of the examples of an epoch, beside the other weights; given for all sources or for none."""
+    format: Format = "auto"
+    """Which fields the rows have, by default as the first row shows."""
+    split: str = "train"
+    """Split of a folder or hub data set."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
+
+    def read(self) -> list[AnyRow]:
+        """All rows of the source."""
+        return read_rows(self.path, split=self.split, subset=self.subset, format=self.format)
+
+
+@dataclass(kw_only=True, eq=False)
+class MixedData(PromptData):
+    """Rows of several sources. Without weights every row comes once per epoch.
+
+    With weights an epoch holds each source's share of examples, so many in all that the source that is scarcest for its
+    weight comes once; the next epoch goes on with the examples that have not come yet. Rows are held out for validation
+    from all sources alike, by their numbers of rows.
+    """
+
+    sources: list[Source] = field(kw_only=False)
+    """What to mix."""
+    examples_per_epoch: int | None = None
+    """Examples of an epoch if there are weights; a source with too few rows for its share comes more than once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise UserError("sources is empty; give at least one with a path.")
+        weights = [source.weight for source in self.sources]
+        given = [weight for weight in weights if weight is not None]
+        if given and len(given) < len(weights):
+            missing = self.sources[weights.index(None)].path
+            raise UserError(f"sources: {missing} has no weight, but others have; give one to all or to none.")
+        if any(weight <= 0 for weight in given):
+            raise UserError(f"sources: the weights are {given}; each must be positive.")
+        if self.examples_per_epoch is not None and (not given or self.examples_per_epoch < len(given)):
+            raise UserError(
+                f"examples_per_epoch is {self.examples_per_epoch}; it needs weights, and at least one for each source."
+            )
+        self._weights: Sequence[float] = given
+        self._source_of: dict[int, int] = {}
+
+    def prepare_data(self) -> None:
+        """Fill the download caches, on one process of each machine."""
+        super().prepare_data()
+        for source in self.sources:
+            if not is_file(source.path):
+                source.read()
+
+    def read(self) -> list[AnyRow]:
+        """The rows of all sources, one after the other."""
+        rows: list[AnyRow] = []
+        for number, source in enumerate(self.sources):
+            found = source.read()
+            # By identity: equal rows may stand in two sources.
+            self._source_of |= {id(row): number for row in found}
+            rows += found
+        return rows
+
+    def mixture(self, rows: Sequence[AnyRow]) -> Mixture | None:
+        """The examples of an epoch, of the rows that can be trained on.
+
+        Raises:
+            UserError: If none of a source's rows can, or an epoch has no room for one of them.
+        """
+        if not self._weights:
+            return None
+        source_of = np.array([self._source_of[id(row)] for row in rows])
+        members = [np.flatnonzero(source_of == number) for number in range(len(self.sources))]
+        for source, examples in zip(self.sources, members, strict=True):
+            if not len(examples):
+                raise UserError(
+                    f"{source.path} has no rows left to train on; lower num_validation or raise max_length."
+                )
+        mixture = Mixture(members, self._weights, num_examples=self.examples_per_epoch)
+        for source, count in zip(self.sources, mixture.counts, strict=True):
+            if not count:
+                raise UserError(
+                    f"{source.path} has weight {source.weight}, too little for one of {len(mixture)} examples; raise "
+                    "it or examples_per_epoch."
+                )
+        shares = (
+            f"{count:,} of {len(examples):,} from {source.path}"
+            for source, count, examples in zip(self.sources, mixture.counts, members, strict=True)
+        )
+        rank_zero_info(f"Mixture: an epoch takes {'; '.join(shares)}.")
+        return mixture

@@ -1,0 +1,218 @@
+"""Training on more rows than memory holds: they are read, tokenised and dealt one optimizer step at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from bishare.data.dealing import deal_by_padded_tokens, deal_by_tokens
+from bishare.data.examples import Examples, Pack, count_labels
+from bishare.data.module import PromptData
+from bishare.data.prompts import Example, encode
+from bishare.data.reading import parse_rows
+from bishare.data.rows import AnyRow, Format
+from bishare.data.stream import Place, RowStream, open_reader
+from bishare.errors import UserError
+
+SAMPLE = 512
+"""Rows, at least, whose lengths choose the accumulation."""
+
+IDENTITY = (
+    "path",
+    "split",
+    "subset",
+    "format",
+    "seed",
+    "shuffle_rows",
+    "batch_size",
+    "max_length",
+    "prompt",
+    "loss_on",
+)
+"""Options that decide which examples a step has."""
+
+
+class StreamLoader:
+    """This rank's micro-batches of a whole run, which goes on exactly where its state was saved.
+
+    Every rank reads the same rows and takes its packs of each step. The whole run is one epoch of known length; the
+    passes over the source are the stream's own affair.
+
+    Args:
+        stream: The rows.
+        tokenise: Turns rows into examples.
+        batch: Turns examples into a data set of packs.
+        batch_size: Examples per optimizer step on all devices; rows without a label are passed over.
+        accumulation: Micro-batches per optimizer step and device.
+        num_steps: Optimizer steps of the run.
+        world_size: Number of devices.
+        rank: This device's number.
+        padded: Whether the examples of a pack are padded to one length.
+        identity: What a position depends on; a state saved with another one is refused.
+    """
+
+    def __init__(
+        self,
+        stream: RowStream,
+        *,
+        tokenise: Callable[[list[AnyRow]], list[Example]],
+        batch: Callable[[Sequence[Example]], Examples],
+        batch_size: int,
+        accumulation: int,
+        num_steps: int,
+        world_size: int,
+        rank: int,
+        padded: bool,
+        identity: dict[str, Any],
+    ) -> None:
+        self.stream, self.tokenise, self.batch = stream, tokenise, batch
+        self.batch_size, self.accumulation, self.num_steps = batch_size, accumulation, num_steps
+        self.world_size, self.rank, self.identity = world_size, rank, identity
+        self.deal = deal_by_padded_tokens if padded else deal_by_tokens
+        self._position: dict[str, Any] = {"steps": 0, "batches": 0, "stream": stream.state_dict()}
+
+    def __len__(self) -> int:
+        return self.num_steps * self.accumulation
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        steps, skip = self._position["steps"], self._position["batches"]
+        self.stream.load_state_dict(self._position["stream"])
+        for step in range(steps, self.num_steps):
+            before = self.stream.state_dict()
+            batches = self._step()
+            after = self.stream.state_dict()
+            for number in range(skip + 1, self.accumulation + 1):
+                # The state when this batch has been handed out.
+                done = number == self.accumulation
+                self._position = (
+                    {"steps": step + 1, "batches": 0, "stream": after}
+                    if done
+                    else {"steps": step, "batches": number, "stream": before}
+                )
+                yield batches[number - 1]
+            skip = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and what it depends on."""
+        return {**self._position, "accumulation": self.accumulation, "identity": self.identity}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a position from ``state_dict``.
+
+        Raises:
+            UserError: If it is one of other data or options.
+        """
+        for name, now in self.identity.items():
+            if (then := state_dict["identity"].get(name)) != now:
+                raise UserError(
+                    f"The checkpoint stands in a stream with {name} {then}, now {name} is {now}: resume with the data "
+                    "and options of the first run."
+                )
+        self._position = {name: state_dict[name] for name in ("steps", "batches", "stream")}
+        if state_dict["accumulation"] != self.accumulation:  # another number of devices: its step begins anew
+            self._position["batches"] = 0
+
+    def _step(self) -> list[dict[str, Any]]:
+        """This rank's micro-batches of the next optimizer step."""
+        examples: list[Example] = []
+        first_run = self.stream.run
+        while len(examples) < self.batch_size:
+            rows = self.stream.take(self.batch_size - len(examples))
+            examples += [example for example in self.tokenise(rows) if count_labels(example)]
+            if not examples and self.stream.run > first_run + 1:
+                raise UserError(
+                    f"No row of {self.stream.reader.source} has a token of its answer within max_length; raise it."
+                )
+        data = self.batch(examples)
+        packs = self.deal(data.lengths.tolist(), self.accumulation * self.world_size)
+        num_step_labels = int(data.num_labels.sum())
+        return [data[Pack(tuple(pack), num_step_labels)] for pack in packs[self.rank :: self.world_size]]
+
+
+@dataclass(kw_only=True, eq=False)
+class StreamedData(PromptData):
+    """Rows of one source that are never in memory all together.
+
+    The run ends at ``trainer.max_steps``, however often that is through the source. The first rows are held out for
+    validation: 200 by default, or ``num_validation``.
+    """
+
+    path: str = field(kw_only=False)
+    """A ``.jsonl`` or ``.parquet`` file, a folder with a data set as the hub stores it, or a name on the hub."""
+    format: Format = "auto"
+    """Which fields the rows have, by default as the first row shows; chats always use the chat template."""
+    split: str = "train"
+    """Split of a folder or hub data set."""
+    subset: str | None = None
+    """Configuration of a hub data set that has several."""
+    shuffle_rows: int = 10_000
+    """Rows that are shuffled together and held in memory; 1 keeps the order of the source."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shuffle_rows < 1:
+            raise UserError(f"shuffle_rows is {self.shuffle_rows}; it must be at least 1.")
+        for name in ("max_examples", "num_workers"):
+            if getattr(self, name):
+                raise UserError(f"{name} is not for a stream; trainer.max_steps ends it, and it needs no workers.")
+        self._begin: Place | None = None
+        self._num_held_out = 0
+
+    def read(self) -> list[AnyRow]:
+        """The rows that are held out, and behind them enough of the others to choose the accumulation."""
+        wanted = 200 if self.num_validation is None else self.num_validation
+        reader = open_reader(self.path, split=self.split, subset=self.subset)
+        rows = list(parse_rows(islice(reader.open(None), wanted), self.path, self.format))
+        self._begin, self._num_held_out = reader.place(), len(rows)
+        return rows + self._stream().take(max(SAMPLE, 2 * self.batch_size))
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenise the held-out rows, and for ``fit`` some of the others, which choose the accumulation.
+
+        Raises:
+            UserError: If the rows cannot be read, or ``trainer.max_steps`` is not given.
+        """
+        if stage == "fit" and self.trainer and self.trainer.max_steps < 1:
+            raise UserError("trainer.max_steps is not given; a stream has no length, so the run needs one.")
+        super().setup(stage)
+
+    def train_dataloader(self) -> StreamLoader:  # type: ignore[override]  # both are iterables with a state
+        """This rank's micro-batches; the loader goes on at the exact row after a resume."""
+        return StreamLoader(
+            self._stream(),
+            tokenise=partial(
+                encode, self.tokenizer, prompt=self.prompt, loss_on=self.loss_on, max_length=self.max_length
+            ),
+            batch=partial(Examples, pad_token_id=self.tokenizer.pad_token_id, packing=self.packing),
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            num_steps=self.steps_per_epoch,
+            world_size=self._world_size,
+            rank=self._rank,
+            padded=not self.packing,
+            identity={name: getattr(self, name) for name in IDENTITY} | {"num_validation": self._num_held_out},
+        )
+
+    def _stream(self) -> RowStream:
+        reader = open_reader(self.path, split=self.split, subset=self.subset)
+        return RowStream(reader, format=self.format, block_size=self.shuffle_rows, seed=self.seed, begin=self._begin)
+
+    def _split_rows(self, rows: list[AnyRow]) -> tuple[list[AnyRow], list[AnyRow]]:
+        return rows[self._num_held_out :], rows[: self._num_held_out]
+
+    def _plan_steps(self, train: Examples) -> None:
+        self._choose_accumulation(train.lengths)
+        self.steps_per_epoch = self.trainer.max_steps if self.trainer else 0
+
+    def _report(self, train: Examples) -> None:
+        num_validation = len(self._validation) if self._validation is not None else 0
+        rank_zero_info(
+            f"Data: a stream of {self.path}, {num_validation:,} of its first {self._num_held_out:,} rows are held out. "
+            f"A sample of {len(train):,} training examples has {train.lengths.mean():.0f} tokens on average, "
+            f"{train.num_labels.sum() / train.lengths.sum():.0%} of them with a label. {self.steps_per_epoch:,} steps "
+            f"of {self.batch_size} examples; {self.accumulation} micro-batches per step and device, devices: "
+            f"{self._world_size}."
+        )

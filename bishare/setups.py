@@ -74,6 +74,7 @@ def setup_of(
         batch_size=options["batch_size"],
         tokens_per_micro_batch=options["tokens_per_micro_batch"],
         max_length=options["max_length"],
+        packing=(settings.data.get("init_args") or {}).get("packing", True) is not False,
         dropout=settings.model.adapter.dropout > 0,
         gradient_checkpointing=settings.model.gradient_checkpointing,
     )

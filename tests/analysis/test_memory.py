@@ -10,13 +10,23 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.inject import inject
-from bishare.analysis.memory import Architecture, Setup, activation_bytes, architecture_of, estimate_memory, micro_batch
+from bishare.analysis.memory import (
+    HEAD_CHUNK,
+    Architecture,
+    Setup,
+    activation_bytes,
+    architecture_of,
+    estimate_memory,
+    micro_batch_positions,
+)
+from bishare.head import CHUNK_VALUES
 
 LLAMA_13B = Architecture(
     num_layers=40,
     hidden=5120,
     intermediate=13824,
     query=5120,
+    heads=40,
     key_value=5120,
     vocabulary=32000,
     gated=True,
@@ -32,6 +42,7 @@ GPU = Setup(
     batch_size=64,
     tokens_per_micro_batch=1024,
     max_length=256,
+    packing=True,
     dropout=False,
     gradient_checkpointing=False,
 )
@@ -70,7 +81,7 @@ def test_activations_are_those_that_autograd_keeps(
     model = tiny_model("llama").train()
     adapter = inject(model, BiShareConfig(transform="slice", r_local=1, r_intra=1, r_inter=1, targets=targets))
     setup = replace(GPU, device="cpu", base_bytes=4, compute_bytes=4, batch_size=4, max_length=48)
-    _, positions = micro_batch(setup)
+    positions = 4 * 48
     saved: dict[int, int] = {}
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -84,7 +95,6 @@ def test_activations_are_those_that_autograd_keeps(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
     assert hidden.requires_grad
-    assert positions == 4 * 48
 
     architecture = architecture_of(model, model.config)
     estimate = activation_bytes(architecture, setup, adapter.slots, rank=3, positions=positions)
@@ -93,8 +103,10 @@ def test_activations_are_those_that_autograd_keeps(
 
 
 def test_zero_3_deals_the_base_out_but_gathers_some_of_it() -> None:
-    whole = total(zero_stage=2, num_devices=8)
-    dealt = total(zero_stage=3, num_devices=8)
+    whole, dealt = (
+        estimate_memory(LLAMA_13B, replace(GPU, zero_stage=stage, num_devices=8), [], num_adapter=0, rank=22).weights
+        for stage in (2, 3)
+    )
 
     assert whole - dealt == 2 * (LLAMA_13B.num_values * 7 // 8 - 1_000_000_000)
 
@@ -124,10 +136,34 @@ def test_gradient_checkpointing_keeps_one_layer() -> None:
     assert kept / 40 < recomputed.activations < kept / 5
 
 
-def test_more_devices_hold_no_more_than_their_share_of_the_batch() -> None:
-    assert micro_batch(GPU) == (8, 8 * 256)
-    assert micro_batch(replace(GPU, num_devices=64)) == (1, 256)
-    assert micro_batch(replace(GPU, tokens_per_micro_batch=1)) == (1, 256)
+def test_a_micro_batch_is_near_the_budget_whatever_the_devices() -> None:
+    for devices in (1, 2, 4, 8):
+        assert 700 < micro_batch_positions(replace(GPU, num_devices=devices)) < 1300
+
+
+def test_a_device_holds_no_more_than_its_share_of_the_batch() -> None:
+    assert micro_batch_positions(replace(GPU, num_devices=64)) < 256
+    assert micro_batch_positions(replace(GPU, tokens_per_micro_batch=1)) < 256
+    assert micro_batch_positions(replace(GPU, batch_size=1)) == 256
+
+
+def test_padding_fills_every_row() -> None:
+    padded = replace(GPU, packing=False, batch_size=8)
+
+    assert micro_batch_positions(padded) == 8 * 256 > micro_batch_positions(replace(padded, packing=True))
+
+
+def test_the_head_is_a_chunk_except_under_zero_3() -> None:
+    def head(**changes: Any) -> int:
+        setup = replace(GPU, tokens_per_micro_batch=8192, **changes)
+        return estimate_memory(LLAMA_13B, setup, [], num_adapter=0, rank=22).head
+
+    assert head() < 2**23 * 8 + 10_000 * 5120 * 4
+    assert head(zero_stage=3) > 4 * head()
+
+
+def test_the_chunk_is_that_of_the_head() -> None:
+    assert HEAD_CHUNK == CHUNK_VALUES
 
 
 def test_fp32_takes_more_than_bf16() -> None:

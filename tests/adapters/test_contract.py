@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, save_adapter
@@ -44,6 +45,10 @@ CONFIGS: dict[str, Callable[[], AdapterConfig]] = {
     "kronecker-1_r": lambda: bishare("kronecker", kernel="1_r"),
     "kronecker-r_2": lambda: bishare("kronecker", kernel="r_2"),
     "kronecker-2_r": lambda: bishare("kronecker", kernel="2_r"),
+    "aslora": lambda: ASLoRAConfig(r=3),
+    "slice-merging": lambda: bishare("slice", merging=True),
+    "gate-merging": lambda: bishare("gate", merging=True),
+    "kronecker-merging": lambda: bishare("kronecker", merging=True),
 }
 ARCHITECTURES = ["llama", "gpt2", "bert"]
 
@@ -249,16 +254,23 @@ def readers(adapter: Adapter, level: str) -> dict[Slot, set[int]]:
     return read
 
 
+def shares_an_a(config: AdapterConfig, level: str, slot: Slot, other: Slot) -> bool:
+    """Whether these slots of different layers or kinds read one A, so that their Bs can be compared."""
+    if level == "local":
+        return config.mergeable and slot.kind == other.kind
+    return config.mergeable and level == "intra" and getattr(config, "transform", "") != "gate"
+
+
 def test_intra_store_is_one_for_a_layer_and_inter_one_for_all(adapted: PreTrainedModel) -> None:
     adapter = adapter_of(adapted)
-    num_shared = {"local": 0, "intra": 2, "inter": 2}  # the pair A, B
     slots = adapter.slots
     for level in adapter.parts(slots[0]):
         read = readers(adapter, level)
         for i, slot in enumerate(slots):
             for other in slots[i + 1 :]:
                 together = level == "inter" or (level == "intra" and slot.layer == other.layer)
-                assert len(read[slot] & read[other]) == (num_shared[level] if together else 0), (slot, other, level)
+                num_shared = 2 if together else int(shares_an_a(adapter.config, level, slot, other))  # the pair, or A
+                assert len(read[slot] & read[other]) == num_shared, (slot, other, level)
 
 
 def test_every_parameter_is_stored_once(adapted: PreTrainedModel, tmp_path: Path) -> None:
@@ -267,11 +279,13 @@ def test_every_parameter_is_stored_once(adapted: PreTrainedModel, tmp_path: Path
     save_adapter(adapter, tmp_path)
 
     tensors = load_file(tmp_path / "adapter_model.safetensors")
-    assert set(tensors) == {name for name, _ in adapter.named_parameters()} == set(adapter.state_dict())
-    assert len({p.data_ptr() for p in adapter.parameters()}) == len(tensors)
-    assert len({tuple(t.flatten().tolist()) for t in tensors.values()}) == len(tensors)
-    assert sum(t.numel() for t in tensors.values()) == adapter.num_parameters()
-    assert sum(name.startswith("bishare.") for name in adapted.state_dict()) == len(tensors)
+    parameters = {name for name, _ in adapter.named_parameters()}
+    assert set(tensors) == parameters | {name for name in adapter.state_dict() if name.endswith(".owner")}
+    assert len({p.data_ptr() for p in adapter.parameters()}) == len(parameters)
+    assert len({tuple(tensors[name].flatten().tolist()) for name in parameters}) == len(parameters)
+    assert sum(tensors[name].numel() for name in parameters) == adapter.num_parameters()
+    stored = {name.removeprefix("bishare.") for name in adapted.state_dict() if name.startswith("bishare.")}
+    assert stored == set(adapter.state_dict())
 
 
 def test_a_copied_model_shares_within_itself_and_not_with_the_original(
@@ -293,7 +307,25 @@ def counted(config: AdapterConfig, slots: tuple[Slot, ...]) -> int:
     weights = [(slot.layer, slot.in_features, slot.out_features) for slot in slots]
     if isinstance(config, LoRAConfig):
         return lora_count(weights, r=config.r)
+    if isinstance(config, ASLoRAConfig):
+        return lora_count(weights, r=config.r) - spared_count(slots, r=config.r)
     assert isinstance(config, BiShareConfig)
+    return bishare_count(config, weights) - (spared_by_merging(config, slots) if config.merging else 0)
+
+
+def spared_count(slots: tuple[Slot, ...], *, r: int) -> int:
+    """Values that are gone when the layers of each kind share one A."""
+    kinds = {slot.kind: slot.in_features for slot in slots}
+    return r * (sum(slot.in_features for slot in slots) - sum(kinds.values()))
+
+
+def spared_by_merging(config: BiShareConfig, slots: tuple[Slot, ...]) -> int:
+    others = len({slot.layer for slot in slots}) - 1
+    width = {"slice": max(slot.in_features for slot in slots), "gate": 0, "kronecker": SIZE}[config.transform]
+    return spared_count(slots, r=config.r_local) + others * config.r_intra * width
+
+
+def bishare_count(config: BiShareConfig, weights: list[tuple[int, int, int]]) -> int:
     ranks = {"local": config.r_local, "intra": config.r_intra, "inter": config.r_inter}
     match config.transform:
         case "slice":
@@ -312,7 +344,7 @@ def test_count_and_file_size_follow_the_closed_formula(adapted: PreTrainedModel,
 
     assert adapter.num_parameters() == expected
     assert sum(p.numel() for p in adapter.parameters()) == expected
-    num_tensors = len(list(adapter.parameters()))
+    num_tensors = len(load_file(tmp_path / "adapter_model.safetensors"))
     size = (tmp_path / "adapter_model.safetensors").stat().st_size
     assert 4 * expected < size <= 4 * expected * 1.01 + 128 * num_tensors
 

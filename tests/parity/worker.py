@@ -5,11 +5,13 @@ back what rank zero recorded.
 """
 
 import gc
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -40,11 +42,11 @@ class Sentences(LightningDataModule):
 
     def train_dataloader(self) -> StepLoader:
         assert self.trainer is not None
-        random, examples = torch.Generator().manual_seed(1), []
+        generator, examples = torch.Generator().manual_seed(1), []
         for _ in range(8 * self.steps_per_epoch):
-            length = int(torch.randint(4, 16, (), generator=random))
-            tokens = torch.randint(3, VOCABULARY, (length,), generator=random)
-            labels = tokens.where(torch.rand(length, generator=random) < 0.5, torch.tensor(-100))
+            length = int(torch.randint(4, 16, (), generator=generator))
+            tokens = torch.randint(3, VOCABULARY, (length,), generator=generator)
+            labels = tokens.where(torch.rand(length, generator=generator) < 0.5, torch.tensor(-100))
             labels[-1] = tokens[-1]
             examples.append(Example(tokens.tolist(), labels.tolist(), cut=False))
         data = Examples(examples, pad_token_id=0)
@@ -118,17 +120,18 @@ class End(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self.values = live_values(pl_module.adapter)
-        self.random = torch.rand(3)
 
 
 class Dice(Callback):
-    """Draws random numbers between the steps, as dropout would in them."""
+    """Draws random numbers between the steps, as dropout would in them, more of them on the second rank."""
 
     def __init__(self) -> None:
-        self.rolls: list[float] = []
+        self.rolls: list[list[float]] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.rolls.append(float(torch.rand(())))
+        draws = [torch.rand(()), np.random.rand(), random.random()]
+        self.rolls.append([float(draw) for draw in draws for _ in range(1 + trainer.global_rank)])
+        torch.rand(trainer.global_rank)
 
 
 def strategy_of(name: str) -> Any:
@@ -205,8 +208,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "start": start.values,
         "shells": start.shells,
         "end": end.values,
-        "random": end.random,
-        "rolls": dice.rolls,
+        "rolls": everywhere(dice.rolls),
         "steps": trainer.global_step,
         "owners": {g.name: g.owners for g in module.adapter.mergeable_groups().values()},
         "merges": [(r.step, r.group, r.layer, r.uses) for c in merging_callbacks for r in c._records],
@@ -214,6 +216,15 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     del module, trainer, data, callbacks, merging_callbacks
     gc.collect()
     return record
+
+
+def everywhere(value: Any) -> list[Any]:
+    """The value of every rank."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,242 @@
+"""A run that is stopped, or killed, and resumed ends as the run that never stopped."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bishare.resume import AtomicCheckpointIO, random_state, rescale_progress, set_random_state
+from tests.parity.launch import launch, start, tiny_base
+from tests.parity.test_parity import METHODS, one_thread  # noqa: F401  # a fixture
+from tests.parity.worker import train
+
+STEPS, STEPS_PER_EPOCH = 20, 5
+Record = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def run(base: str) -> dict[str, Any]:
+    """20 steps in epochs of 5, merges at steps 4, 6 and 8."""
+    return {**METHODS["kronecker, merging"], "base": base, "steps": STEPS, "steps_per_epoch": STEPS_PER_EPOCH}
+
+
+def whole(run: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The run that never stops and keeps a checkpoint of every step."""
+    return {**run, "folder": str(folder), "keep": True}
+
+
+def resumed(run: dict[str, Any], k: int, folder: Path, **changes: Any) -> dict[str, Any]:
+    """The run that goes on from the checkpoint of step k in ``folder``."""
+    return {**run, "root": str(folder / f"from-{k}"), "resume": str(folder / f"step={k}.ckpt"), **changes}
+
+
+def assert_bitwise(record: Record, wanted: Record, k: int) -> None:
+    assert record["steps"] == STEPS
+    assert record["losses"] == wanted["losses"][k:]
+    assert record["norms"] == wanted["norms"][k:]
+    assert record["merges"] == wanted["merges"]
+    assert record["owners"] == wanted["owners"]
+    assert record["rolls"] == [rolls[2 * k :] for rolls in wanted["rolls"]]
+    assert all(torch.equal(record["end"][name], value) for name, value in wanted["end"].items())
+
+
+def assert_close(record: Record, wanted: Record, k: int, tolerance: float) -> None:
+    assert record["steps"] == STEPS
+    assert record["merges"] == wanted["merges"]
+    assert len(record["losses"]) == STEPS - k
+    for mine, other in zip(record["losses"] + record["norms"], wanted["losses"][k:] + wanted["norms"][k:], strict=True):
+        assert mine == pytest.approx(other, rel=tolerance)
+    assert record["end"].keys() == wanted["end"].keys()
+    for name, value in wanted["end"].items():
+        assert float((record["end"][name] - value).abs().max()) < tolerance
+
+
+def check_one_process(run: dict[str, Any], ks: Sequence[int], folder: Path) -> Record:
+    run = {**run, "strategy": "one"}
+    wanted = train(whole(run, folder))
+    for k in ks:
+        assert_bitwise(train(resumed(run, k, folder)), wanted, k)
+    return wanted
+
+
+def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(
+    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_one_process(run, [1, 4, 5, 19], tmp_path)
+    shown = capsys.readouterr().out
+    assert "Resumed" in shown
+    assert "merges done" in shown
+    assert "0 of the epoch's 10 micro-batches" in shown  # k = 5
+    check = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    assert all(name.startswith("model.bishare.") for name in check["state_dict"])
+    trained = sum(v.numel() * 4 for n, v in check["state_dict"].items() if v.is_floating_point() and "mean" not in n)
+    assert (tmp_path / "last.ckpt").stat().st_size <= 4 * trained + 2**20
+
+
+def test_a_run_on_two_processes_is_resumed_on_any_strategy(run: dict[str, Any], tmp_path: Path) -> None:
+    one = train(whole({**run, "strategy": "one"}, tmp_path / "one"))
+    ks, runs = [1, 4, 5, 19], []
+    for strategy in ("ddp", "zero2", "zero3"):
+        folder, of = tmp_path / strategy, {**run, "strategy": strategy}
+        runs.append(whole(of, folder))
+        runs += [resumed(of, k, folder) for k in (ks if strategy == "ddp" else [4])]
+    runs.append(resumed({**run, "strategy": "zero3"}, 7, tmp_path / "one"))
+    records = iter(launch(runs, tmp_path / "launch", seconds=550))
+    ddp = next(records)
+    for k in ks:
+        assert_bitwise(next(records), ddp, k)
+    for _ in ("zero2", "zero3"):
+        wanted = next(records)
+        assert_close(next(records), wanted, 4, 1e-6)
+    assert_close(next(records), one, 7, 1e-5)
+    for strategy in ("ddp", "zero3"):
+        record = train(resumed({**run, "strategy": "one"}, 9, tmp_path / strategy))
+        assert_close(record, one, 9, 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_every_step_can_be_resumed_bitwise(run: dict[str, Any], num_workers: int, tmp_path: Path) -> None:
+    run, ks = {**run, "num_workers": num_workers}, range(1, STEPS)
+    check_one_process(run, ks, tmp_path / "one")
+    of = {**run, "strategy": "ddp"}
+    wanted, *records = launch(
+        [whole(of, tmp_path / "ddp"), *(resumed(of, k, tmp_path / "ddp") for k in ks)], tmp_path, seconds=3000
+    )
+    for k, record in zip(ks, records, strict=True):
+        assert_bitwise(record, wanted, k)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_zero_is_resumed_before_at_between_and_after_merges(run: dict[str, Any], tmp_path: Path) -> None:
+    ks, runs = [1, 4, 5, 7, 10, 19], []  # a merge at 4, between merges at 5 and 7, epoch boundaries at 5 and 10
+    for strategy in ("zero1", "zero2", "zero3"):
+        of, folder = {**run, "strategy": strategy}, tmp_path / strategy
+        runs += [whole(of, folder), *(resumed(of, k, folder) for k in ks)]
+    records = iter(launch(runs, tmp_path / "launch", seconds=3000))
+    for _ in range(3):
+        wanted = next(records)
+        for k in ks:
+            assert_close(next(records), wanted, k, 1e-6)
+
+
+# --- killed ------------------------------------------------------------------------------------------------------
+
+
+def loaded(folder: Path) -> dict[str, Any] | None:
+    """The one file ``last.ckpt``, if the run got that far."""
+    last = folder / "last.ckpt"
+    if not last.exists():
+        return None
+    assert last.is_file()
+    checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(last)
+    return checkpoint
+
+
+def wait_for(path: Path, process: Any, seconds: float) -> None:
+    """Until ``path`` exists."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path.name} after {seconds} s"
+        assert process.exitcode is None
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_killed_run_leaves_a_checkpoint_that_resumes_exactly(run: dict[str, Any], tmp_path: Path) -> None:
+    run = {**run, "strategy": "one"}
+    wanted = train(whole(run, tmp_path / "whole"))
+    fresh = multiprocessing.get_context("forkserver")
+    fresh.set_forkserver_preload(["tests.parity.worker"])
+    dice, steps = random.Random(0), []
+    for i in range(20):
+        folder = tmp_path / f"{i}"
+        process = fresh.Process(target=train, args=({**run, "folder": str(folder), "steps": STEPS},))
+        process.start()
+        wait_for(folder / ".last.ckpt.part", process, 120)  # the first checkpoint is being written
+        time.sleep(dice.uniform(0, 1.5) ** 2 if i else 0)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        checkpoint = loaded(folder)
+        k = checkpoint["global_step"] if checkpoint else 0
+        steps.append(k)
+        again = train({**run, "folder": str(folder), **({"resume": str(folder / "last.ckpt")} if checkpoint else {})})
+        if k < STEPS:
+            assert_bitwise(again, wanted, k)
+    assert len(set(steps)) > 3, f"always killed at the same steps: {steps}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_killed_zero_run_leaves_a_checkpoint_that_resumes(run: dict[str, Any], tmp_path: Path) -> None:
+    run = {**run, "strategy": "zero2"}
+    dice = random.Random(0)
+    (wanted,) = launch([whole(run, tmp_path / "whole")], tmp_path / "launch", seconds=500)
+    for i in range(5):
+        folder, launch_folder = tmp_path / f"{i}", tmp_path / f"launch-{i}"
+        launch_folder.mkdir()
+        torch.save([{**run, "folder": str(folder)}], launch_folder / "runs.pt")
+        process = start(launch_folder)
+        process.exitcode = None  # type: ignore[attr-defined]
+        wait_for(folder / "last.ckpt", process, 300)
+        time.sleep(dice.uniform(0, 1.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        checkpoint = loaded(folder)
+        assert checkpoint is not None
+        k = checkpoint["global_step"]
+        if k < STEPS:
+            again = {**run, "folder": str(folder), "resume": str(folder / "last.ckpt")}
+            (record,) = launch([again], launch_folder, seconds=500)
+            assert_close(record, wanted, k, 1e-6)
+
+
+# --- parts -------------------------------------------------------------------------------------------------------
+
+
+def test_random_states_survive_a_file(tmp_path: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint({"state": random_state()}, tmp_path / "x.ckpt")
+    drawn = random.random(), np.random.rand(), np.random.randn(), float(torch.rand(()))
+    set_random_state(AtomicCheckpointIO().load_checkpoint(tmp_path / "x.ckpt", weights_only=True)["state"])
+    assert drawn == (random.random(), np.random.rand(), np.random.randn(), float(torch.rand(())))
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, file)
+    with pytest.raises(Exception, match="pickle"):
+        AtomicCheckpointIO().save_checkpoint({"step": 2, "broken": lambda: None}, file)
+    assert AtomicCheckpointIO().load_checkpoint(file) == {"step": 1}
+
+
+def test_a_view_is_saved_without_what_it_is_a_view_of(tmp_path: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint({"row": torch.zeros(100_000, 2)[:, :1][:3]}, tmp_path / "x.ckpt")
+    assert (tmp_path / "x.ckpt").stat().st_size < 10_000
+
+
+def test_progress_is_counted_in_the_new_accumulation() -> None:
+    progress = {
+        "total": {"ready": 18, "completed": 17, "started": 18, "processed": 18},
+        "current": {"ready": 8, "completed": 7, "started": 8, "processed": 8},
+        "is_last_batch": False,
+    }
+    rescale_progress(progress, old=2, new=3)
+    assert progress["total"] == {"ready": 27, "completed": 26, "started": 27, "processed": 27}
+    assert progress["current"] == {"ready": 12, "completed": 11, "started": 12, "processed": 12}

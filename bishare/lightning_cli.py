@@ -91,7 +91,7 @@ class BiShareCLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             # jsonargparse wraps what a class says about its arguments into a ValueError of its own.
-            if (cause := _users_mistake(error)) is None:
+            if (cause := users_mistake(error)) is None:
                 raise
             raise UserError(str(cause)) from error
 
@@ -169,7 +169,7 @@ def _with_checkpoints(callbacks: list[Callback] | Callback | None, folder: Path)
     return given if checkpoints else [*given, ModelCheckpoint(dirpath=folder, save_last=True)]
 
 
-def _users_mistake(error: BaseException | None) -> BaseException | None:
+def users_mistake(error: BaseException | None) -> BaseException | None:
     """The error among the causes of this one that is about the user's input; None if it is a bug."""
     while error is not None and not isinstance(error, (UserError, MisconfigurationException)):
         error = error.__cause__ or error.__context__

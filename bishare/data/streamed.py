@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from bishare.data.dealing import deal_by_padded_tokens, deal_by_tokens
+from bishare.data.dealing import deal_by_padded_tokens
 from bishare.data.examples import Examples, Pack, count_labels
 from bishare.data.module import PromptData
 from bishare.data.prompts import Example, encode
@@ -50,7 +50,6 @@ class StreamLoader:
         num_steps: Optimizer steps of the run.
         world_size: Number of devices.
         rank: This device's number.
-        padded: Whether the examples of a pack are padded to one length.
         identity: What a position depends on; a state saved with another one is refused.
     """
 
@@ -65,13 +64,11 @@ class StreamLoader:
         num_steps: int,
         world_size: int,
         rank: int,
-        padded: bool,
         identity: dict[str, Any],
     ) -> None:
         self.stream, self.tokenise, self.batch = stream, tokenise, batch
         self.batch_size, self.accumulation, self.num_steps = batch_size, accumulation, num_steps
         self.world_size, self.rank, self.identity = world_size, rank, identity
-        self.deal = deal_by_padded_tokens if padded else deal_by_tokens
         self._position: dict[str, Any] = {"steps": 0, "batches": 0, "stream": stream.state_dict()}
 
     def __len__(self) -> int:
@@ -127,7 +124,7 @@ class StreamLoader:
                     f"No row of {self.stream.reader.source} has a token of its answer within max_length; raise it."
                 )
         data = self.batch(examples)
-        packs = self.deal(data.lengths.tolist(), self.accumulation * self.world_size)
+        packs = deal_by_padded_tokens(data.lengths.tolist(), self.accumulation * self.world_size)
         num_step_labels = int(data.num_labels.sum())
         return [data[Pack(tuple(pack), num_step_labels)] for pack in packs[self.rank :: self.world_size]]
 
@@ -192,7 +189,6 @@ class StreamedData(PromptData):
             num_steps=self.steps_per_epoch,
             world_size=self._world_size,
             rank=self._rank,
-            padded=not self.packing,
             identity={name: getattr(self, name) for name in IDENTITY} | {"num_validation": self._num_held_out},
         )
 

@@ -4,7 +4,8 @@
 
 The adapter is the real one (40 layers; q, k, v, up, down), trained by Lightning on random inputs without the 13B frozen
 weights. Its own work in an optimizer step is what it adds to the frozen model's: assembling the factors, the low-rank
-products of the step's tokens forward and backward, and AdamW. The fastest of several steps counts.
+products of the step's tokens forward and backward, and AdamW; of several processes, without their communication. The
+fastest of several steps counts.
 """
 
 import argparse
@@ -62,6 +63,7 @@ class AdapterAlone(LightningModule):
             for layer in range(LAYERS)
             for kind, (n, m) in SHAPES.items()
         ]
+        torch.manual_seed(0)  # every process computes the same, so that they need not talk about gradients
         self.adapter: Adapter = self.adapter_config.build(slots)
         for name, group in self.adapter.groups().items():
             for p in group if name.endswith(".B") else ():

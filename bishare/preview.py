@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import rich
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
@@ -41,6 +40,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
     silence_known_noise()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its summary of the data is ours in one line
     config = _parse(command, arguments)
+    if config.n < 1:
+        raise UserError(f"n is {config.n}; it must be at least 1.")
     data = _build(config)
     data.prepare_data()
     data.setup("fit")
@@ -92,7 +93,7 @@ def summary(data: PromptData, num_devices: Sequence[int]) -> Table:
     lengths, num_tokens = examples.lengths, int(examples.lengths.sum())
     streamed = isinstance(data, StreamedData)
     table.add_row("examples", f"{len(examples):,}" + (" (the first of a stream)" if streamed else ""))
-    table.add_row("dropped", f"{data.num_dropped:,} rows without a token of an answer within max_length")
+    table.add_row("dropped", f"{data.num_dropped:,} (no token of an answer within max_length)")
     table.add_row("cut", f"{data.num_cut:,} to max_length {data.max_length:,}")
     table.add_row(
         "tokens each",
@@ -144,7 +145,7 @@ def _parser(command: str) -> LightningArgumentParser:
         default_env=False,
     )
     parser.add_argument("-c", "--config", action="config", help="A configuration file, as for fit; several are merged.")
-    parser.add_argument("--n", type=PositiveInt, default=3, help="Examples to print.")
+    parser.add_argument("--n", type=int, default=3, help="Examples to print.")
     for name in ("seed_everything", "ckpt_path", "weights_only"):
         parser.add_argument(f"--{name}", type=Any, help="As for fit; not used.")
     parser.add_lightning_class_args(Trainer, "trainer")

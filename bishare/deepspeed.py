@@ -142,6 +142,7 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The optimizer's whole state, numbered as ``torch.optim`` does for one process."""
         base = _base(optimizer)
+        self._link_states(optimizer)
         state: dict[int, dict[str, Any]] = {}
         groups: list[dict[str, Any]] = []
         num_parameters = 0
@@ -194,10 +195,20 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
                     else:
                         base.state[flat].setdefault(key, torch.zeros_like(flat))
                         values.setdefault(key, []).append((parameter, value.to(flat.device)))
-        if values and hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
-            optimizer._lazy_init_hp_params_optimizer_state()  # ZeRO-1 and 2 know a parameter's moments by views
+        self._link_states(optimizer)
         for key, pairs in values.items():
             write_fp32([p for p, _ in pairs], [value for _, value in pairs], state=key)
+
+    def _link_states(self, optimizer: Optimizer) -> None:
+        """ZeRO-1 and 2 find a parameter's moments by views.
+
+        DeepSpeed makes them after the step of the first parameter group, when the others have no moments yet.
+        """
+        state = _base(optimizer).state
+        for flat, parameters in zip(_flats(optimizer), self._groups, strict=True):
+            for parameter in parameters:
+                if (mapping := getattr(parameter, "_hp_mapping", None)) is not None and flat in state:
+                    mapping.set_optim_state_fragment(flat, state[flat])
 
 
 def _use_cpu() -> None:

@@ -46,7 +46,8 @@ def launch(runs: list[dict[str, Any]], folder: Path, *, seconds: float) -> list[
         os.killpg(process.pid, signal.SIGKILL)
         output, _ = process.communicate()
         raise AssertionError(f"not done after {seconds} s:\n{output[-4000:]}") from None
-    assert process.returncode == 0, output[-8000:]
+    # torchrun's own traceback comes last and says nothing.
+    assert process.returncode == 0, output.split("Sending process")[0][-6000:]
     records = torch.load(folder / "records.pt")
     assert len(records) == len(runs)
     return records

@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from bishare.adapters.checkpoint import save_adapter
+from bishare.partitions import full_fp32
 from callbacks.run import adapter_folder, adapter_of, base_of
 
 
@@ -28,5 +29,8 @@ class AdapterCheckpoint(Callback):
         trainer.strategy.barrier("AdapterCheckpoint")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        adapter = adapter_of(pl_module)
+        live = adapter.live_parameters()
+        values = dict(zip(live, full_fp32(list(live.values())), strict=True))  # on every rank: each may hold a piece
         if trainer.is_global_zero:
-            save_adapter(adapter_of(pl_module), adapter_folder(trainer), base=base_of(pl_module))
+            save_adapter(adapter, adapter_folder(trainer), base=base_of(pl_module), values=values)

@@ -43,18 +43,23 @@ class AdapterFile:
     tensors: Mapping[str, Tensor]
 
 
-def save_adapter(adapter: Adapter, folder: str | Path, *, base: str = "") -> None:
+def save_adapter(
+    adapter: Adapter, folder: str | Path, *, base: str = "", values: Mapping[str, Tensor] | None = None
+) -> None:
     """Write ``adapter`` into ``folder``, over an earlier one if there is any, atomically.
 
     Args:
         adapter: Its live parameters and the buffers that its factors depend on are written.
         folder: Made if it does not exist.
         base: Name of the base model, to be found again.
+        values: The live parameters' values by name, where the adapter itself does not hold them whole in fp32.
 
     Raises:
         UserError: A tensor is empty (partitioned by ZeRO-3), or the folder can't be written.
     """
-    tensors = {name: p.detach().cpu().contiguous() for name, p in adapter.live_parameters().items()}
+    if values is None:
+        values = {name: p.detach() for name, p in adapter.live_parameters().items()}
+    tensors = {name: value.cpu().contiguous() for name, value in values.items()}
     tensors |= {name: b.detach().cpu().contiguous() for name, b in adapter.file_buffers().items()}
     for name, tensor in tensors.items():
         if tensor.numel() == 0:

@@ -59,7 +59,7 @@ def test_clipping_by_value_is_refused_under_deepspeed() -> None:
 
 
 def test_lightnings_own_deepspeed_and_sharding_are_refused() -> None:
-    with pytest.raises(UserError, match="use .*BiShareDeepSpeed"):
+    with pytest.raises(UserError, match=r"use .*BiShareDeepSpeed"):
         check_combination(trainer(strategy=DeepSpeedStrategy(stage=2), devices=2), base_dtype="float32")
     with pytest.raises(UserError, match="ModelParallelStrategy"):
         check_combination(trainer(strategy=ModelParallelStrategy(), devices=2), base_dtype="float32")

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
 
+from bishare.data.cache import cached
 from bishare.data.examples import Examples, count_labels
 from bishare.data.mixture import Mixture
 from bishare.data.prompts import Example, LossOn, Prompt, encode, encode_prompts, render_prompt
@@ -215,7 +216,9 @@ class PromptData(LightningDataModule, ABC):
         """The rows that have labels, and their tokens; None if there are no rows."""
         if not rows:
             return [], None
-        pairs = [(row, example) for row, example in self._tokens(rows, what) if count_labels(example)]
+        options = {"prompt": self.prompt, "loss_on": self.loss_on, "max_length": self.max_length}
+        examples = cached(rows, self.tokenizer, options, lambda: list(self._tokens(rows, what)))
+        pairs = [(row, example) for row, example in zip(rows, examples, strict=True) if count_labels(example)]
         if not pairs:
             raise UserError(
                 f"None of the {len(rows):,} {what} examples has a token of its answer within max_length "
@@ -226,14 +229,13 @@ class PromptData(LightningDataModule, ABC):
         self.num_cut += sum(example.cut for example in examples)
         return kept, Examples(examples, pad_token_id=self.tokenizer.pad_token_id, packing=self.packing)
 
-    def _tokens(self, rows: list[AnyRow], what: str) -> Iterator[tuple[AnyRow, Example]]:
+    def _tokens(self, rows: list[AnyRow], what: str) -> Iterator[Example]:
         with tqdm(total=len(rows), desc=f"Tokenising {what} rows", delay=2, disable=self._rank > 0, leave=False) as bar:
             for start in range(0, len(rows), ROWS_PER_CALL):
                 chunk = rows[start : start + ROWS_PER_CALL]
-                examples = encode(
+                yield from encode(
                     self.tokenizer, chunk, prompt=self.prompt, loss_on=self.loss_on, max_length=self.max_length
                 )
-                yield from zip(chunk, examples, strict=True)
                 bar.update(len(chunk))
 
     def _plan_steps(self, train: Examples) -> StepSampler | None:

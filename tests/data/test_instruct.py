@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +23,14 @@ def test_a_missing_file_is_reported_by_setup(tmp_path, tokenizer):
     data.prepare_data()
     with pytest.raises(UserError, match="does not exist"):
         data.setup("fit")
+
+
+def test_real_instructions_are_read_and_encoded(tokenizer):
+    path = Path(__file__).parents[2].parent / "shared" / "data" / "instruct_open.jsonl"
+    if not path.exists():
+        pytest.skip("there is no shared data beside the project")
+    data = InstructionData(str(path), tokenizer=tokenizer, max_examples=200, num_validation=50, max_length=4096)
+    data.setup("fit")
+    assert len(data.read()) == 7563
+    assert len(data.examples) + data.num_dropped >= 200
+    assert data.num_dropped < 5

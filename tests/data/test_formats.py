@@ -53,7 +53,7 @@ def fit(tmp_path, tokenizer, monkeypatch):
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(base)
 
-    def fit(name: str, class_name: str, **options) -> dict:
+    def fit(name: str, class_name: str, *arguments: str, **options) -> dict:
         data = {"batch_size": 4, "num_validation": 2, "max_length": 128, **options}
         config = {
             "model": {
@@ -73,7 +73,7 @@ def fit(tmp_path, tokenizer, monkeypatch):
             },
         }
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
-        assert main(["fit", "--config", str(tmp_path / f"{name}.yaml")]) == 0
+        assert main(["fit", "--config", str(tmp_path / f"{name}.yaml"), *arguments]) == 0
         return torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)
 
     return fit
@@ -105,3 +105,20 @@ def test_chat_and_sharegpt_train_alike(tmp_path, fit):
         for form in ("chat", "sharegpt")
     ]
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_a_resumed_stream_ends_as_an_uninterrupted_one(tmp_path, fit):
+    rows = [{"prompt": f"Count to {n}.", "completion": " ".join(map(str, range(n)))} for n in range(1, 23)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    callback = "--trainer.callbacks=ModelCheckpoint"
+    options = {"path": str(path), "shuffle_rows": 6}
+    saving = [f"{callback}", *(f"--trainer.callbacks.{o}" for o in ("every_n_train_steps=3", "save_last=true"))]
+    saving += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename={step}", "--trainer.max_steps=8"]
+    whole = fit("whole", "StreamedData", *saving, **options)
+    start = tmp_path / "whole" / "checkpoints" / "step=3.ckpt"
+    resumed = fit("resumed", "StreamedData", *saving, f"--ckpt_path={start}", **options)
+    assert whole["global_step"] == resumed["global_step"] == 6  # the last that was saved
+    assert all(torch.equal(whole["state_dict"][key], resumed["state_dict"][key]) for key in whole["state_dict"])
+    loops = (run["loops"]["fit_loop"]["state_dict"]["combined_loader"] for run in (whole, resumed))
+    assert next(loops) == next(loops)

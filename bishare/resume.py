@@ -37,7 +37,7 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._saved: Sequence[dict[str, Any]] | None = None
-        self._resumed = False
+        self._resumed = self._new_epoch = False
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -62,17 +62,23 @@ class ExactResume(Callback):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved, self._resumed = checkpoint[KEY]["random"], True
+        loop = checkpoint["loops"]["fit_loop"]
+        self._new_epoch = settle_progress(loop, global_step=checkpoint["global_step"])
         rescale_progress(
-            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"],
+            loop["epoch_loop.batch_progress"],
             old=checkpoint[KEY]["accumulation"],
             new=trainer.accumulate_grad_batches,
         )
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._new_epoch:
+            # Lightning takes every resumed run with max_steps for one inside an epoch.
+            trainer.fit_loop._restarting = trainer.fit_loop.epoch_loop._restarting = False
+            trainer.fit_loop.epoch_loop.reset_restart_stage()
         if self._resumed:
             show_restored(trainer, pl_module, num_random=len(self._saved or ()))
-        self._resumed = False
+        self._resumed = self._new_epoch = False
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -80,6 +86,37 @@ class ExactResume(Callback):
         saved, self._saved = self._saved, None
         if saved is not None and trainer.global_rank < len(saved):
             set_random_state(saved[trainer.global_rank])
+
+
+def settle_progress(loop: dict[str, Any], *, global_step: int) -> bool:
+    """Rewrite Lightning's counts of epochs and batches where it would skip an epoch, or the rest of one.
+
+    Its own rules depend on the hook that saved, and go wrong when ``max_steps`` is given: after a checkpoint from the
+    end of an epoch one epoch is left out, after one from a run stopped inside an epoch its remaining batches are.
+
+    Args:
+        loop: The saved state of the fit loop; changed in place.
+        global_step: Optimizer steps done.
+
+    Returns:
+        Whether the run goes on with a new epoch.
+    """
+    epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    if batch["is_last_batch"] and batch["current"]["ready"]:
+        for counts in (epoch["current"], epoch["total"], batch["total"]):
+            counts.update(dict.fromkeys(counts, counts["ready"]))
+        batch["current"].update(dict.fromkeys(batch["current"], 0))
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step
+        return True
+    if epoch["current"]["processed"] == epoch["current"]["ready"] and batch["current"]["ready"]:
+        # Closed early: as in a checkpoint saved at the end of its last batch.
+        for counts in (epoch["current"], epoch["total"]):
+            counts["processed"] -= 1
+            counts["completed"] = counts["processed"]
+        for counts in (batch["current"], batch["total"]):
+            counts["completed"] = counts["processed"] - 1
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step - 1
+    return False
 
 
 def rescale_progress(progress: dict[str, Any], *, old: int, new: int) -> None:

@@ -44,7 +44,7 @@ def resumed(run: dict[str, Any], k: int, folder: Path, **changes: Any) -> dict[s
 
 
 def assert_bitwise(record: Record, wanted: Record, k: int) -> None:
-    assert record["steps"] == STEPS
+    assert record["steps"] == record["logged_steps"] == STEPS
     assert record["losses"] == wanted["losses"][k:]
     assert record["norms"] == wanted["norms"][k:]
     assert record["merges"] == wanted["merges"]
@@ -84,6 +84,39 @@ def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(
     assert all(name.startswith("model.bishare.") for name in check["state_dict"])
     trained = sum(v.numel() * 4 for n, v in check["state_dict"].items() if v.is_floating_point() and "mean" not in n)
     assert (tmp_path / "last.ckpt").stat().st_size <= 4 * trained + 2**20
+
+
+def test_a_resumed_run_is_resumed_again(run: dict[str, Any], tmp_path: Path) -> None:
+    run = {**run, "strategy": "one"}
+    wanted = train(whole({**run}, tmp_path / "0"))
+    for i, k in enumerate([3, 5, 8, 10, 15]):  # each from the run before
+        train(resumed(run, k, tmp_path / f"{i}", folder=str(tmp_path / f"{i + 1}"), keep=True))
+    assert_bitwise(train(resumed(run, 17, tmp_path / "5")), wanted, 17)
+
+
+def test_checkpoints_of_epochs_ends_and_validations_are_resumed_bitwise(run: dict[str, Any], tmp_path: Path) -> None:
+    run = {**run, "strategy": "one", "every": None, "validate": 4}  # validations after steps 2 and 4 of each epoch
+    wanted = train(whole(run, tmp_path))
+    found = sorted(int(file.stem.removeprefix("step=")) for file in tmp_path.glob("step=*.ckpt"))
+    assert found == [2, 4, 7, 9, 12, 14, 17, 19]
+    for k in (2, 9):
+        assert_bitwise(train(resumed(run, k, tmp_path)), wanted, k)
+    epochs = {**run, "validate": 1.0}
+    wanted = train(whole(epochs, tmp_path / "epochs"))
+    assert_bitwise(train(resumed(epochs, 10, tmp_path / "epochs")), wanted, 10)
+
+
+@pytest.mark.parametrize("how", [{"steps": 7}, {"stop": 7}])
+def test_a_run_that_was_stopped_inside_an_epoch_goes_on_in_it(
+    run: dict[str, Any], how: dict[str, int], tmp_path: Path
+) -> None:
+    # All of it is warm-up, so that the rate does not depend on the number of steps.
+    run = {**run, "strategy": "one", "every": None, "warmup": 40}
+    wanted = train({**run, "root": str(tmp_path)})
+    cut = train({**run, **how, "folder": str(tmp_path / "cut")})
+    assert cut["steps"] == 7
+    record = train({**run, "root": str(tmp_path / "cut"), "resume": str(tmp_path / "cut" / "last.ckpt")})
+    assert_bitwise(record, wanted, 7)
 
 
 def test_a_run_on_two_processes_is_resumed_on_any_strategy(run: dict[str, Any], tmp_path: Path) -> None:

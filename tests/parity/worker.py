@@ -16,10 +16,11 @@ import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
+from torch.utils.data import DataLoader
 
 from bishare.adapters.base import Adapter
 from bishare.adapters.methods import METHODS
-from bishare.data.examples import Examples
+from bishare.data.examples import Examples, Pack
 from bishare.data.prompts import Example
 from bishare.data.steps import StepLoader, StepSampler
 from bishare.deepspeed import BiShareDeepSpeed
@@ -40,8 +41,7 @@ class Sentences(LightningDataModule):
         assert self.trainer is not None
         self.trainer.accumulate_grad_batches = self.accumulation
 
-    def train_dataloader(self) -> StepLoader:
-        assert self.trainer is not None
+    def examples(self) -> Examples:
         generator, examples = torch.Generator().manual_seed(1), []
         for _ in range(8 * self.steps_per_epoch):
             length = int(torch.randint(4, 16, (), generator=generator))
@@ -49,7 +49,15 @@ class Sentences(LightningDataModule):
             labels = tokens.where(torch.rand(length, generator=generator) < 0.5, torch.tensor(-100))
             labels[-1] = tokens[-1]
             examples.append(Example(tokens.tolist(), labels.tolist(), cut=False))
-        data = Examples(examples, pad_token_id=0)
+        return Examples(examples, pad_token_id=0)
+
+    def validation(self) -> DataLoader[Any]:
+        data = self.examples()
+        return DataLoader([data[Pack((i,))] for i in range(4)], batch_size=None, generator=torch.Generator())
+
+    def train_dataloader(self) -> StepLoader:
+        assert self.trainer is not None
+        data = self.examples()
         sampler = StepSampler(
             data.lengths,
             data.num_labels,
@@ -122,6 +130,16 @@ class End(Callback):
         self.values = live_values(pl_module.adapter)
 
 
+class Stop(Callback):
+    """Ends the training after an optimizer step, as a user or a timer may."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
 class Dice(Callback):
     """Draws random numbers between the steps, as dropout would in them, more of them on the second rank."""
 
@@ -156,7 +174,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
 
     ``strategy``, ``method``, ``options`` of the method, ``base`` (a folder), ``steps``; and, if given, ``dtype``,
     ``clip``, ``folder`` (checkpoints go there), ``every`` (optimizer steps between two), ``keep`` all of them,
-    ``resume``, ``num_workers``, ``merging`` (options of the callback), ``steps_per_epoch``.
+    ``resume``, ``num_workers``, ``merging`` (options of the callback), ``steps_per_epoch``, ``warmup``, ``validate``
+    (micro-batches, or the part of an epoch, between two validations), ``stop`` (after that optimizer step).
     """
     lightning.seed_everything(7, verbose=False)
     dtype, strategy = run.get("dtype", "float32"), run["strategy"]
@@ -165,12 +184,14 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         METHODS[run["method"]](**run["options"]),
         base_dtype=dtype,
         learning_rate=1e-3,
-        warmup_steps=2,
+        warmup_steps=run.get("warmup", 2),
         gradient_checkpointing=True,
     )
     recorder, start, end, dice = Recorder(), Start(), End(), Dice()
     merging_callbacks: list[Any] = merging(run.get("merging"))
     callbacks: list[Callback] = [recorder, start, end, dice, *merging_callbacks]
+    if "stop" in run:
+        callbacks.append(Stop(run["stop"]))
     if "folder" in run:
         callbacks.append(
             ModelCheckpoint(
@@ -188,6 +209,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         strategy=strategy_of(strategy),
         precision="bf16-mixed" if dtype == "bfloat16" and strategy.startswith("zero") else "32-true",
         max_steps=run["steps"],
+        val_check_interval=run.get("validate", 1.0),
+        num_sanity_val_steps=0,
         max_epochs=4,
         gradient_clip_val=run.get("clip"),
         callbacks=callbacks,
@@ -200,6 +223,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     data = Sentences(
         steps_per_epoch=run.get("steps_per_epoch", 5), accumulation=2, num_workers=run.get("num_workers", 0)
     )
+    if "validate" in run:
+        data.val_dataloader = data.validation  # type: ignore[method-assign]
     trainer.fit(module, data, ckpt_path=run.get("resume"))
     record = {
         "losses": recorder.losses,
@@ -210,6 +235,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         "end": end.values,
         "rolls": everywhere(dice.rolls),
         "steps": trainer.global_step,
+        "logged_steps": trainer.fit_loop.epoch_loop._batches_that_stepped,  # what loggers are given
         "owners": {g.name: g.owners for g in module.adapter.mergeable_groups().values()},
         "merges": [(r.step, r.group, r.layer, r.uses) for c in merging_callbacks for r in c._records],
     }

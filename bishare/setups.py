@@ -90,25 +90,31 @@ def data_options(data: Mapping[str, Any]) -> dict[str, int]:
 
 
 def steps_per_epoch(data: Mapping[str, Any]) -> int | None:
-    """Optimizer steps of an epoch, where the data is a local file; None where its size is not known.
+    """Optimizer steps of an epoch, from a local file or from ``max_examples``; None where neither is given.
 
     Examples that turn out to have no label are not left out, so that a run may have slightly fewer.
     """
     given = data.get("init_args") or {}
-    path = Path(str(given.get("path", ""))).expanduser()
+    limit = given.get("max_examples")
+    rows = _local_rows(Path(str(given.get("path", ""))).expanduser())
+    if rows is not None:
+        held_out = given.get("num_validation")
+        rows -= min(200, rows // 10) if held_out is None else held_out
+    known = [n for n in (rows, limit) if n is not None and n > 0]
+    return math.ceil(min(known) / data_options(data)["batch_size"]) if known else None
+
+
+def _local_rows(path: Path) -> int | None:
+    """Rows of a JSON or JSONL file; None for anything else, and for a file that fit will refuse."""
     if not path.is_file() or path.suffix not in (".json", ".jsonl"):
         return None
-    text = path.read_text(encoding="utf-8-sig")
     try:
-        rows = (
+        text = path.read_text(encoding="utf-8-sig")
+        return (
             len(json.loads(text)) if text.lstrip().startswith("[") else sum(map(bool, map(str.strip, text.split("\n"))))
         )
-    except json.JSONDecodeError:
-        return None  # preview and fit say what is wrong
-    held_out = given.get("num_validation")
-    rows -= min(200, rows // 10) if held_out is None else held_out
-    rows = min(rows, given.get("max_examples") or rows)
-    return math.ceil(rows / data_options(data)["batch_size"]) if rows > 0 else None
+    except ValueError:
+        return None
 
 
 def positive(value: Any) -> int | None:

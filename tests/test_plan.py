@@ -289,6 +289,10 @@ def test_steps_are_counted_from_a_local_file(tmp_path: Path, form: str) -> None:
     assert steps_per_epoch({"init_args": data["init_args"] | {"num_validation": 0, "max_examples": 31}}) == 4
 
 
+def test_steps_of_a_part_of_data_elsewhere_are_known() -> None:
+    assert steps_per_epoch({"init_args": {"max_examples": 641, "batch_size": 8}}) == 81
+
+
 def test_steps_of_data_elsewhere_are_unknown() -> None:
     assert plan_of()["steps_per_epoch"] is None
 

@@ -223,4 +223,5 @@ def head_bytes(architecture: Architecture, setup: Setup, *, labels: int) -> int:
     if setup.zero_stage == 3:  # there in one piece, with softmax and gradient in fp32 apart
         return values * (setup.compute_bytes + 3 * FP32)
     gradients = 2 * labels * architecture.hidden * setup.compute_bytes
-    return min(values, HEAD_CHUNK) * (2 * setup.compute_bytes + FP32) + gradients
+    cast = setup.compute_bytes if setup.compute_bytes < FP32 else 0  # the gradient's, for the way back
+    return min(values, HEAD_CHUNK) * (setup.compute_bytes + FP32 + cast) + gradients

@@ -30,7 +30,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command("train an adapter", "bishare.lightning_cli:run"),
     "validate": Command("measure loss and accuracy on the validation data", "bishare.lightning_cli:run"),
-    "test": Command("measure loss and accuracy on the test data", "bishare.lightning_cli:run"),
+    "test": Command("the same as validate: there is no third split", "bishare.lightning_cli:run"),
     "predict": Command("write answers to the prompts of the data", "bishare.lightning_cli:run"),
     "preview": Command("show training examples as the model sees them", "bishare.preview:run"),
     "plan": Command("count parameters and estimate memory and files, before any download", "bishare.plan:run"),

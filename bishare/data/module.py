@@ -154,6 +154,10 @@ class PromptData(LightningDataModule, ABC):
             generator=torch.Generator(),  # evaluation leaves torch's global stream alone
         )
 
+    def test_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """The held-out examples, as for validation: there is no third split."""
+        return self.val_dataloader()
+
     def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
         """The held-out prompts, padded on the left, with their reference answers.
 
@@ -250,6 +254,7 @@ class PromptData(LightningDataModule, ABC):
             rank=self._rank,
             seed=self.seed,
             mixture=self._mixture,
+            padded=not self.packing,
         )
         self.steps_per_epoch = steps.num_steps
         return steps

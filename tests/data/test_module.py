@@ -222,15 +222,25 @@ def test_an_accumulation_of_the_users_own_is_refused(tmp_path, make, tokenizer):
         run(tmp_path / "run", tokenizer, make(), accumulate_grad_batches=5)
 
 
-def test_packs_hold_the_examples_that_padded_batches_hold(make, tokenizer):
+def test_a_step_of_packs_holds_the_examples_of_a_step_of_padded_batches(make, tokenizer):
     packed, padded = make(), make(packing=False)
     for data in (packed, padded):
         data.setup("fit")
-    for end_to_end, rows in zip(packed.train_dataloader(), padded.train_dataloader(), strict=True):
-        unpacked = unpack(end_to_end)
-        assert end_to_end["input_ids"].shape == (1, int(rows["attention_mask"].sum()))
-        assert "lengths" not in rows
-        for name in ("attention_mask", "labels"):
-            width = unpacked[name].shape[1]
-            assert torch.equal(unpacked[name], rows[name][:, :width])
-        assert unpacked["num_step_labels"] == rows["num_step_labels"]
+
+    def documents(batches):
+        """Tokens and labels of every example, without padding, in a fixed order."""
+        rows = []
+        for batch in batches:
+            batch = unpack(batch) if "lengths" in batch else batch
+            for ids, mask, labels in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
+                rows.append((ids[mask == 1].tolist(), labels[mask == 1].tolist()))
+        return sorted(rows)
+
+    ours, theirs = list(packed.train_dataloader()), list(padded.train_dataloader())
+    assert len(ours) == len(theirs) == packed.steps_per_epoch * packed.accumulation
+    assert all(batch["input_ids"].shape == (1, sum(batch["lengths"])) for batch in ours)
+    assert not any("lengths" in batch for batch in theirs)
+    for start in range(0, len(ours), packed.accumulation):
+        step = slice(start, start + packed.accumulation)
+        assert documents(ours[step]) == documents(theirs[step])
+        assert {b["num_step_labels"] for b in ours[step]} == {b["num_step_labels"] for b in theirs[step]}

@@ -16,8 +16,11 @@ _WARNED = (
     r".*does not have many workers which may be a bottleneck.*",
     # Said of every resume: the run folder holds the checkpoint that is resumed.
     r"Checkpoint directory .* exists and is not empty.*",
-    # Lightning's own use of torch.
+    # Lightning's own use of torch, and DeepSpeed's.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r"`torch\.distributed\.\w+` is deprecated.*",
+    # The validation metrics are reduced over the ranks before they are logged.
+    r"It is recommended to use `self.log\('val/.*sync_dist=True.*",
 )
 
 

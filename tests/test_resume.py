@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,9 @@ def whole(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**run, "folder": str(folder), "keep": True}
 
 
-def resumed(run: dict[str, Any], k: int, folder: Path, **changes: Any) -> dict[str, Any]:
+def resumed(run: dict[str, Any], k: int, folder: Path) -> dict[str, Any]:
     """The run that goes on from the checkpoint of step k in ``folder``."""
-    return {**run, "root": str(folder / f"from-{k}"), "resume": str(folder / f"step={k}.ckpt"), **changes}
+    return {**run, "root": str(folder / f"from-{k}"), "resume": str(folder / f"step={k}.ckpt")}
 
 
 def assert_bitwise(record: Record, wanted: Record, k: int) -> None:
@@ -88,9 +89,10 @@ def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(
 
 def test_a_resumed_run_is_resumed_again(run: dict[str, Any], tmp_path: Path) -> None:
     run = {**run, "strategy": "one"}
-    wanted = train(whole({**run}, tmp_path / "0"))
-    for i, k in enumerate([3, 5, 8, 10, 15]):  # each from the run before
-        train(resumed(run, k, tmp_path / f"{i}", folder=str(tmp_path / f"{i + 1}"), keep=True))
+    wanted = train(whole(run, tmp_path / "0"))
+    ks = [3, 5, 8, 10, 15, 17]
+    for i, (k, stop) in enumerate(pairwise(ks)):  # each from the run before
+        train({**whole(resumed(run, k, tmp_path / f"{i}"), tmp_path / f"{i + 1}"), "stop": stop})
     assert_bitwise(train(resumed(run, 17, tmp_path / "5")), wanted, 17)
 
 

@@ -64,7 +64,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def head_loss(head: nn.Module, hidden: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of ``head(hidden)``, summed in fp32, and the number of rows whose label is the likeliest token.
+    """Cross-entropy of ``head(hidden)``, summed in fp32, and the rows where no token is likelier than the label.
 
     Args:
         head: A frozen module from [.., d] to [.., v].
@@ -91,8 +91,9 @@ class _HeadLoss(torch.autograd.Function):
             with torch.set_grad_enabled(with_gradient):
                 logits = head(chunk.requires_grad_(with_gradient))
             likelihood = F.log_softmax(logits.detach(), dim=-1, dtype=torch.float32)
-            total -= likelihood.gather(1, labels).sum()
-            num_correct += (logits.detach().argmax(-1, keepdim=True) == labels).sum()
+            chosen = likelihood.gather(1, labels)
+            total -= chosen.sum()
+            num_correct += (chosen == likelihood.amax(-1, keepdim=True)).sum()  # argmax takes longer than the softmax
             if with_gradient:
                 likelihood.exp_().scatter_add_(1, labels, -torch.ones_like(labels, dtype=torch.float32))
                 gradients += torch.autograd.grad(logits, chunk, likelihood.to(logits.dtype))

@@ -37,6 +37,7 @@ class ExactResume(Callback):
 
     def __init__(self) -> None:
         self._saved: Sequence[dict[str, Any]] | None = None
+        self._at_step_start: dict[str, Any] | None = None
         self._resumed = self._new_epoch = False
 
     @override
@@ -53,22 +54,22 @@ class ExactResume(Callback):
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states: list[Any] = [random_state()]
+        inside_step = trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.accumulate_grad_batches
+        state = self._at_step_start if inside_step else random_state()
+        states: list[Any] = [state]
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
-            distributed.all_gather_object(states, random_state())
+            distributed.all_gather_object(states, state)
         checkpoint[KEY] = {"random": states, "accumulation": trainer.accumulate_grad_batches}
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._saved, self._resumed = checkpoint[KEY]["random"], True
         loop = checkpoint["loops"]["fit_loop"]
-        self._new_epoch = settle_progress(loop, global_step=checkpoint["global_step"])
-        rescale_progress(
-            loop["epoch_loop.batch_progress"],
-            old=checkpoint[KEY]["accumulation"],
-            new=trainer.accumulate_grad_batches,
-        )
+        accumulation = checkpoint[KEY]["accumulation"]
+        self._new_epoch = settle_progress(loop, global_step=checkpoint["global_step"], accumulation=accumulation)
+        progress = loop["epoch_loop.batch_progress"]
+        rescale_progress(progress, old=accumulation, new=trainer.accumulate_grad_batches)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,35 +87,47 @@ class ExactResume(Callback):
         saved, self._saved = self._saved, None
         if saved is not None and trainer.global_rank < len(saved):
             set_random_state(saved[trainer.global_rank])
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._at_step_start = random_state()
 
 
-def settle_progress(loop: dict[str, Any], *, global_step: int) -> bool:
-    """Rewrite Lightning's counts of epochs and batches where it would skip an epoch, or the rest of one.
+def settle_progress(loop: dict[str, Any], *, global_step: int, accumulation: int) -> bool:
+    """Rewrite Lightning's counts of epochs and batches where going on from them would not be exact.
 
-    Its own rules depend on the hook that saved, and go wrong when ``max_steps`` is given: after a checkpoint from the
-    end of an epoch one epoch is left out, after one from a run stopped inside an epoch its remaining batches are.
+    A checkpoint from inside an optimizer step goes on at the beginning of the step: its gradients are not in the file,
+    and nothing else has changed since. Elsewhere Lightning's own rules depend on the hook that saved, and go wrong
+    when ``max_steps`` is given: after a checkpoint from the end of an epoch one epoch is left out, after one from a
+    run stopped inside an epoch its remaining batches are.
 
     Args:
         loop: The saved state of the fit loop; changed in place.
         global_step: Optimizer steps done.
+        accumulation: Micro-batches per optimizer step when it was saved.
 
     Returns:
         Whether the run goes on with a new epoch.
     """
     epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
-    if batch["is_last_batch"] and batch["current"]["ready"]:
+    begun = batch["current"]["ready"] % accumulation
+    for loader in loop["state_dict"].get("combined_loader", []):
+        if "batches" in loader and "accumulation" in loader:
+            loader["batches"] -= loader["batches"] % loader["accumulation"]
+    if batch["is_last_batch"] and not begun and batch["current"]["ready"]:
         for counts in (epoch["current"], epoch["total"], batch["total"]):
             counts.update(dict.fromkeys(counts, counts["ready"]))
         batch["current"].update(dict.fromkeys(batch["current"], 0))
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step
         return True
-    if epoch["current"]["processed"] == epoch["current"]["ready"] and batch["current"]["ready"]:
-        # Closed early: as in a checkpoint saved at the end of its last batch.
+    closed = epoch["current"]["processed"] == epoch["current"]["ready"] and batch["current"]["ready"]
+    if closed:
         for counts in (epoch["current"], epoch["total"]):
             counts["processed"] -= 1
             counts["completed"] = counts["processed"]
+    if closed or begun:  # as in a checkpoint saved at the end of the last optimizer step
         for counts in (batch["current"], batch["total"]):
-            counts["completed"] = counts["processed"] - 1
+            done = counts["ready"] - begun
+            counts.update(ready=done, started=done, processed=done, completed=done - 1)
+        batch["is_last_batch"] = False
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step - 1
     return False
 

@@ -44,8 +44,8 @@ def resumed(run: dict[str, Any], k: int, folder: Path) -> dict[str, Any]:
     return {**run, "root": str(folder / f"from-{k}"), "resume": str(folder / f"step={k}.ckpt")}
 
 
-def assert_bitwise(record: Record, wanted: Record, k: int) -> None:
-    assert record["steps"] == record["logged_steps"] == STEPS
+def assert_bitwise(record: Record, wanted: Record, k: int, *, steps: int = STEPS) -> None:
+    assert record["steps"] == record["logged_steps"] == steps
     assert record["losses"] == wanted["losses"][k:]
     assert record["norms"] == wanted["norms"][k:]
     assert record["merges"] == wanted["merges"]
@@ -119,6 +119,13 @@ def test_a_run_that_was_stopped_inside_an_epoch_goes_on_in_it(
     assert cut["steps"] == 7
     record = train({**run, "root": str(tmp_path / "cut"), "resume": str(tmp_path / "cut" / "last.ckpt")})
     assert_bitwise(record, wanted, 7)
+
+
+@pytest.mark.parametrize("k", [0, 7, 10])
+def test_a_checkpoint_from_inside_a_step_goes_on_at_its_beginning(k: int, run: dict[str, Any], tmp_path: Path) -> None:
+    run, path = {**run, "strategy": "one", "root": str(tmp_path), "steps": 12}, str(tmp_path / "midway.ckpt")
+    wanted = train({**run, "midway": (2 * k + 1, path)})
+    assert_bitwise(train({**run, "resume": path}), wanted, k, steps=12)
 
 
 def test_a_run_on_two_processes_is_resumed_on_any_strategy(run: dict[str, Any], tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def test_every_strategy_trains_every_method_as_one_process_does(
         for k, strategy in enumerate(strategies):
             record, one = by_type["float32"][k], ones[2 * i]
             half, half_one = by_type["bfloat16"][k], ones[2 * i + 1]
+            assert half["types"] == half_one["types"] == {**one["types"], "base": "torch.bfloat16"}
+            assert record["types"] == one["types"]
             same, half_same = record["merges"] == one["merges"], half["merges"] == half_one["merges"]
             figures = (
                 relative(record["losses"], one["losses"]),

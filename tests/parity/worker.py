@@ -140,6 +140,17 @@ class Stop(Callback):
         trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
 
 
+class Midway(Callback):
+    """Saves after a number of micro-batches, inside an optimizer step, as a timer may."""
+
+    def __init__(self, micro_batches: int, path: str) -> None:
+        self.micro_batches, self.path = micro_batches, path
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.micro_batches:
+            trainer.save_checkpoint(self.path)
+
+
 class Dice(Callback):
     """Draws random numbers between the steps, as dropout would in them, more of them on the second rank."""
 
@@ -175,7 +186,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     ``strategy``, ``method``, ``options`` of the method, ``base`` (a folder), ``steps``; and, if given, ``dtype``,
     ``clip``, ``folder`` (checkpoints go there), ``every`` (optimizer steps between two), ``keep`` all of them,
     ``resume``, ``num_workers``, ``merging`` (options of the callback), ``steps_per_epoch``, ``warmup``, ``validate``
-    (micro-batches, or the part of an epoch, between two validations), ``stop`` (after that optimizer step).
+    (micro-batches, or the part of an epoch, between two validations), ``stop`` (after that optimizer step),
+    ``midway`` (number of micro-batches and path of a checkpoint after them).
     """
     lightning.seed_everything(7, verbose=False)
     dtype, strategy = run.get("dtype", "float32"), run["strategy"]
@@ -192,6 +204,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     callbacks: list[Callback] = [recorder, start, end, dice, *merging_callbacks]
     if "stop" in run:
         callbacks.append(Stop(run["stop"]))
+    if "midway" in run:
+        callbacks.append(Midway(*run["midway"]))
     if "folder" in run:
         callbacks.append(
             ModelCheckpoint(

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from bishare.errors import UserError
-from bishare.partitions import full_fp32, write_fp32
+from bishare.partitions import full_fp32, full_shape, write_fp32
 
 
 class BiShareDeepSpeed(DeepSpeedStrategy):
@@ -89,25 +89,39 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
     def _setup_model_and_optimizer(
         self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
     ) -> tuple[Any, Optimizer]:
-        assert isinstance(self.config, dict)
         assert optimizer is not None
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
         parameters = [p for group in self._groups for p in group]
-        zero = self.config["zero_optimization"]
+        start = self._of_rank_zero([p.detach().float() for p in parameters])
+        self._prepare(parameters)
+        engine, zero_optimizer = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
+        write_fp32(parameters, start)  # under bf16, DeepSpeed made the masters from rounded values
+        self._gather(parameters)
+        return engine, zero_optimizer
+
+    @override
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        self._prepare(parameters)
+        super()._initialize_deepspeed_inference(model)
+        self._gather(parameters)
+
+    def _prepare(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Settle what depends on the adapter's parameters, before DeepSpeed takes them over."""
+        assert isinstance(self.config, dict)
+        zero, sizes = self.config["zero_optimization"], [full_shape(p).numel() for p in parameters]
         # ZeRO-3 gathers a module's own parameters before its forward, but shared stores are read by modules that do
         # not own them: every adapter tensor stays whole on every process.
-        zero["stage3_param_persistence_threshold"] = max(p.numel() for p in parameters)
+        zero["stage3_param_persistence_threshold"] = max(sizes)
         # Buffers of this many values are allocated; DeepSpeed's default is 200 million.
-        zero["reduce_bucket_size"] = zero["allgather_bucket_size"] = sum(p.numel() for p in parameters)
-        start = self._of_rank_zero([p.detach().float() for p in parameters])
+        zero["reduce_bucket_size"] = zero["allgather_bucket_size"] = sum(sizes)
         if self.zero_stage_3 and self.config.get("bf16", {}).get("enabled"):
             for parameter in parameters:
                 parameter.data = parameter.data.bfloat16()  # where some are partitioned, DeepSpeed checks all types
-        engine, zero_optimizer = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
-        write_fp32(parameters, start)  # under bf16, DeepSpeed made the masters from rounded values
+
+    def _gather(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.zero_stage_3:
-            parameters[0].all_gather(parameters)  # type: ignore[attr-defined]  # whole from the first forward on
-        return engine, zero_optimizer
+            parameters[0].all_gather(list(parameters))  # type: ignore[attr-defined]  # whole from the first forward on
 
     def _of_rank_zero(self, values: Sequence[Tensor]) -> list[Tensor]:
         flat = torch.cat([value.flatten() for value in values]).to(self.root_device)

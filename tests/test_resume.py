@@ -136,6 +136,10 @@ def test_a_run_on_two_processes_is_resumed_on_any_strategy(run: dict[str, Any], 
         runs.append(whole(of, folder))
         runs += [resumed(of, k, folder) for k in (ks if strategy == "ddp" else [4])]
     runs.append(resumed({**run, "strategy": "zero3"}, 7, tmp_path / "one"))
+    checkpoint = str(tmp_path / "one" / "step=7.ckpt")
+    evaluate = {**run, "validate": 1.0, "evaluate": checkpoint}
+    runs += [{**evaluate, "strategy": strategy} for strategy in ("ddp", "zero2", "zero3")]
+    runs.append({**evaluate, "strategy": "zero3", "dtype": "bfloat16"})
     records = iter(launch(runs, tmp_path / "launch", seconds=550))
     ddp = next(records)
     for k in ks:
@@ -144,6 +148,9 @@ def test_a_run_on_two_processes_is_resumed_on_any_strategy(run: dict[str, Any], 
         wanted = next(records)
         assert_close(next(records), wanted, 4, 1e-6)
     assert_close(next(records), one, 7, 1e-5)
+    metrics = train({**evaluate, "strategy": "one"})
+    for tolerance in (1e-6, 1e-6, 1e-6, 1e-2):
+        assert next(records)["val/loss"] == pytest.approx(metrics["val/loss"], rel=tolerance)
     for strategy in ("ddp", "zero3"):
         record = train(resumed({**run, "strategy": "one"}, 9, tmp_path / strategy))
         assert_close(record, one, 9, 1e-5)

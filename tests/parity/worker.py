@@ -187,7 +187,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     ``clip``, ``folder`` (checkpoints go there), ``every`` (optimizer steps between two), ``keep`` all of them,
     ``resume``, ``num_workers``, ``merging`` (options of the callback), ``steps_per_epoch``, ``warmup``, ``validate``
     (micro-batches, or the part of an epoch, between two validations), ``stop`` (after that optimizer step),
-    ``midway`` (number of micro-batches and path of a checkpoint after them).
+    ``evaluate`` (a checkpoint to validate instead), ``midway`` (a number of micro-batches, and the path of a
+    checkpoint after them).
     """
     lightning.seed_everything(7, verbose=False)
     dtype, strategy = run.get("dtype", "float32"), run["strategy"]
@@ -239,6 +240,9 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     )
     if "validate" in run:
         data.val_dataloader = data.validation  # type: ignore[method-assign]
+    if "evaluate" in run:
+        (metrics,) = trainer.validate(module, data, ckpt_path=run["evaluate"], verbose=False)
+        return dict(metrics)
     trainer.fit(module, data, ckpt_path=run.get("resume"))
     record = {
         "losses": recorder.losses,

@@ -37,7 +37,7 @@ COMMANDS = {
 }
 
 # The machine's state rather than a mistake in our code: no traceback.
-_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,9 @@
 """Fit, resume, validate and predict through the command line, on a tiny model and a file of instructions."""
 
+import errno
 import json
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +37,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _handlers_may_have_lost_their_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library's log handler keeps the stream that it found when it was imported, perhaps that of an earlier test."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
 
 
 @pytest.fixture
@@ -193,3 +202,110 @@ def test_a_mistake_in_a_part_names_the_part(
 def test_predict_answers_the_held_out_prompts(run: Run) -> None:
     assert run("fit", "--trainer.max_steps", "1") == 0
     assert run("predict", "--ckpt_path", "last", "--model.max_new_tokens", "2") == 0
+
+
+ZERO = '{"class_path": "bishare.deepspeed.BiShareDeepSpeed"}'
+GOOD = '{"instruction": "Count.", "output": "1"}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "line"),
+    [
+        (GOOD * 16 + '{"instruction": "Count.", "output": \n' + GOOD, [], "rows.jsonl, row 17"),
+        (GOOD * 4 + '{"instruction": "Count."}\n', [], "rows.jsonl, row 5"),
+        (GOOD * 4 + '{"instruction": "Count.", "output": 7}\n', [], "rows.jsonl, row 5"),
+        ("", [], "rows.jsonl"),
+        (GOOD * 20, ["--data.max_length", "3"], "raise max_length"),
+        (GOOD * 20, ["--data.num_validation", "20"], "num_validation is 20"),
+    ],
+    ids=["broken JSON", "no answer", "a number for a text", "no rows", "all answers cut off", "nothing to train on"],
+)
+def test_rows_that_cannot_be_trained_on_are_named(
+    content: str, options: list[str], line: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(content)
+    assert run("fit", *options) == 1
+    error = capsys.readouterr().err
+    assert line in error.strip().splitlines()[-1]
+    assert "Traceback" not in error
+    assert (tmp_path / "rows.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--model.adapter.r_local", "0", "--model.adapter.r_intra", "0", "--model.adapter.r_inter", "0"], "all 0"),
+        (["--model.base", "nobody/no-such-model"], "nobody/no-such-model"),
+        (["--model.base", "broken.gguf"], "broken.gguf"),
+        (
+            ["--trainer.strategy", ZERO, "--trainer.precision", "bf16-true"],
+            "is bf16-true, which makes the adapter 16 bit",
+        ),
+        (
+            ["--trainer.strategy", ZERO, "--trainer.precision", "bf16-mixed"],
+            "a base of type float32 to bf16; use 32-true",
+        ),
+        (["--trainer.precision", "bf16-true"], "bf16-true"),
+        (["--trainer.accumulate_grad_batches", "3"], "accumulate_grad_batches is 3"),
+    ],
+    ids=[
+        "no rank",
+        "unknown name offline",
+        "corrupt GGUF",
+        "ZeRO in bf16",
+        "ZeRO that casts the base",
+        "bf16 adapter",
+        "two accumulations",
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_line(
+    options: list[str],
+    line: str,
+    run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(20))
+    assert run("fit", *options) == 1
+    error = capsys.readouterr().err
+    assert line in error.strip().splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_a_loss_that_is_not_finite_ends_in_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--model.learning_rate", "1e30", "--model.warmup_steps", "0", "--trainer.max_steps", "4"]
+    assert run("fit", *options) == 1
+    error = capsys.readouterr().err
+    assert "at optimizer step" in error.strip().splitlines()[-1]
+    assert "Traceback" not in error
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint_whole(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("fit", "--trainer.max_steps", "1") == 0
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    adapter = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    before = last.read_bytes(), adapter.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run("fit", "--ckpt_path", "last", "--trainer.max_steps", "2") == 1
+    error = capsys.readouterr().err
+    assert "No space left on device" in error.strip().splitlines()[-1]
+    assert "Traceback" not in error
+    assert (last.read_bytes(), adapter.read_bytes()) == before
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    assert run("fit", "--trainer.default_root_dir", str(tmp_path / "file" / "run")) == 1
+    error = capsys.readouterr().err
+    assert "file" in error.strip().splitlines()[-1]
+    assert "Traceback" not in error

@@ -1,8 +1,10 @@
 """Silences messages of other packages that tell a user nothing, each by its own words."""
 
 import logging
+import sys
 import warnings
 
+from transformers.utils import logging as transformers_logging
 from typing_extensions import override
 
 _LOGGED = {
@@ -37,7 +39,9 @@ class _Without(logging.Filter):
 
 
 def silence_known_noise() -> None:
-    """Install the filters."""
+    """Install the filters, and leave out loading bars where nobody watches them move."""
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     for logger, beginnings in _LOGGED.items():
         logging.getLogger(logger).addFilter(_Without(beginnings))
     for message in _WARNED:

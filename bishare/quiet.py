@@ -41,7 +41,7 @@ class _Without(logging.Filter):
 def silence_known_noise() -> None:
     """Install the filters, and leave out loading bars where nobody watches them move."""
     if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers' own
     for logger, beginnings in _LOGGED.items():
         logging.getLogger(logger).addFilter(_Without(beginnings))
     for message in _WARNED:

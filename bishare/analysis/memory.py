@@ -24,8 +24,13 @@ DEVIATIONS = 3
 """How far the largest step of a run lies above the mean one, in its standard deviations."""
 ANSWER_SHARE = 0.55
 """Assumed share of tokens with a label (loss on answers): 0.57 and 0.52 in the same data."""
-CPU_PROCESS = 700 * 2**20
-"""Bytes of a process that has imported torch, Lightning, transformers and TensorBoard; measured."""
+CPU_PROCESS = 570_000_000
+"""Bytes of a process that has torch, Lightning, transformers, tokenizer and data in memory; measured."""
+CPU_FRAGMENTS = 1.25
+"""Main memory that activations take over their own size, between blocks of other sizes; measured at 1.2 to 1.4."""
+CPU_KERNELS = 900_000_000
+"""Bytes that oneDNN's kernels for half precision come to keep, some for each length of a matrix (it caches 1,024 of
+them, ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``); measured over 50 optimizer steps. In fp32 other kernels run."""
 GPU_PROCESS = 600 * 2**20
 """Bytes that CUDA and its libraries keep on each GPU; assumed, not measured."""
 HEAD_CHUNK = 2**23
@@ -100,7 +105,7 @@ class MemoryEstimate:
     head: int
     """Logits, their softmax and its gradient, at the worst moment."""
     process: int
-    """Python with its libraries on the CPU; CUDA's own share on a GPU."""
+    """Python with its libraries and their caches on the CPU; CUDA's own share on a GPU."""
 
     @property
     def total(self) -> int:
@@ -161,6 +166,11 @@ def estimate_memory(
         buffer_bytes: Of what the adapter keeps besides, such as running means.
     """
     positions = micro_batch_positions(setup)
+    activations = activation_bytes(architecture, setup, slots, rank=rank, positions=positions)
+    process = GPU_PROCESS
+    if setup.device == "cpu":
+        activations = round(CPU_FRAGMENTS * activations)
+        process = CPU_PROCESS + (CPU_KERNELS if setup.compute_bytes < FP32 else 0)
     stage, n = setup.zero_stage, setup.num_devices
     weights = architecture.num_values * setup.base_bytes
     if stage == 3:
@@ -174,9 +184,9 @@ def estimate_memory(
         adapter=setup.live_bytes * num_adapter + masters + buffer_bytes,
         gradients=setup.live_bytes * num_adapter // (n if stage >= 2 else 1) + buffers,
         optimizer=moments // n if stage else moments,
-        activations=activation_bytes(architecture, setup, slots, rank=rank, positions=positions),
+        activations=activations,
         head=head_bytes(architecture, setup, labels=round(ANSWER_SHARE * positions)),
-        process=CPU_PROCESS if setup.device == "cpu" else GPU_PROCESS,
+        process=process,
     )
 
 

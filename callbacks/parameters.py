@@ -15,8 +15,8 @@ from callbacks.run import adapter_of, model_of
 class ParameterCount(Callback):
     """Prints live and dead trainable parameters by part, beside LoRA of rank 8 on the same weights.
 
-    The table appears when training starts and again after every optimizer step that changed the number of live
-    parameters, which only a merge does.
+    The table appears when training starts. A line follows after every optimizer step that changed the number of live
+    parameters, which only a merge does, and the table again at the end of a run that had any.
 
     Logs:
         ``params/live``: values that some weight's update reads.
@@ -25,20 +25,21 @@ class ParameterCount(Callback):
     """
 
     def __init__(self) -> None:
-        self._shown: int | None = None  # live values in the table printed last
+        self._tabled: int | None = None  # live values in the table printed last
+        self._shown: int | None = None  # live values printed last, in a table or a line
         self._logged: int | None = None
         self._last_step = 0
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._shown = self._logged = None
-        self._show(trainer, pl_module)
+        self._tabled = self._shown = self._logged = None
+        self._table(pl_module)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs here because a resumed run knows its step, and under DeepSpeed its merges, only now."""
         self._last_step = trainer.global_step
-        self._show(trainer, pl_module)
+        self._table(pl_module)
         self._log(trainer, pl_module)
 
     @override
@@ -48,15 +49,30 @@ class ParameterCount(Callback):
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
-        self._show(trainer, pl_module)
+        self._line(pl_module)
         self._log(trainer, pl_module)
 
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._table(pl_module)
+
     @rank_zero_only
-    def _show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _table(self, pl_module: LightningModule) -> None:
+        live = num_values(adapter_of(pl_module).live_parameters().values())
+        if live != self._tabled:
+            self._tabled = self._shown = live
+            rich.get_console().print(parameter_table(count_parameters(adapter_of(pl_module), model_of(pl_module))))
+
+    @rank_zero_only
+    def _line(self, pl_module: LightningModule) -> None:
         live = num_values(adapter_of(pl_module).live_parameters().values())
         if live != self._shown:
             self._shown = live
-            rich.get_console().print(parameter_table(count_parameters(adapter_of(pl_module), model_of(pl_module))))
+            report = count_parameters(adapter_of(pl_module), model_of(pl_module))
+            rich.get_console().print(
+                f"Trainable parameters: {report.num_live:,} live, {report.num_dead:,} dead, "
+                f"{report.fraction_of_lora:.1%} of LoRA r={LORA_RANK}"
+            )
 
     @rank_zero_only
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -194,7 +194,9 @@ class BiShare(Adapter):
             yield "inter", self.inter.pair(SHARED, SHARED), cast(Transform, self.inter_fit[slot.key])
 
     def parts(self, slot: Slot) -> Mapping[str, Factors]:
-        fitted = {level: pair if fit is None else fit(pair) for level, pair, fit in self._stored(slot)}
+        # forward itself: under ZeRO-3 a module's call runs hooks in which all ranks must take part, and a monitor may
+        # ask for the factors on one rank alone.
+        fitted = {level: pair if fit is None else fit.forward(pair) for level, pair, fit in self._stored(slot)}
         return {level: Factors(A, B * self.scale) for level, (A, B) in fitted.items()}
 
     def blocks(self, slot: Slot) -> Blocks:

@@ -115,6 +115,16 @@ def live_values(adapter: Adapter) -> dict[str, torch.Tensor]:
     return {n: v.clone().cpu() for n, v in zip(live, full_fp32(list(live.values())), strict=True)}
 
 
+class Onlooker(Callback):
+    """Looks at every slot's factors on rank zero alone between the steps, as a monitor does."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        if trainer.is_global_zero:
+            with torch.no_grad():
+                for slot in pl_module.adapter.slots:
+                    assert all(factors.B.isfinite().all() for factors in pl_module.adapter.parts(slot).values())
+
+
 class Start(Callback):
     """What training starts from."""
 
@@ -202,7 +212,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     )
     recorder, start, end, dice = Recorder(), Start(), End(), Dice()
     merging_callbacks: list[Any] = merging(run.get("merging"))
-    callbacks: list[Callback] = [recorder, start, end, dice, *merging_callbacks]
+    callbacks: list[Callback] = [recorder, start, end, dice, Onlooker(), *merging_callbacks]
     if "stop" in run:
         callbacks.append(Stop(run["stop"]))
     if "midway" in run:

@@ -34,11 +34,15 @@ def read_rows(source: str, *, split: str = "train", subset: str | None = None, f
     Raises:
         UserError: If it cannot be found or read, holds no rows, or a row's fields are not those of the format.
     """
-    objects = _file_objects(_path(source)) if is_file(source) else _hub_objects(source, split, subset)
-    rows = list(parse_rows(objects, source, format))
+    rows = list(parse_rows(read_objects(source, split=split, subset=subset), source, format))
     if not rows:
         raise UserError(f"{source} holds no rows.")
     return rows
+
+
+def read_objects(source: str, *, split: str = "train", subset: str | None = None) -> Numbered:
+    """The rows of a source with their numbers; arguments and errors as for :func:`read_rows`."""
+    return _file_objects(_path(source)) if is_file(source) else _hub_objects(source, split, subset)
 
 
 def parse_rows(objects: Numbered, source: str, format: Format) -> Iterator[AnyRow]:

@@ -88,7 +88,7 @@ def detect_format(fields: Any, where: str) -> Format:
     Raises:
         UserError: If it is not an object, or its fields fit no format.
     """
-    _check_object(fields, where)
+    check_object(fields, where)
     for name, field in FIRST_FIELDS.items():
         if field in fields:
             return name  # type: ignore[return-value]  # the keys are the formats
@@ -107,55 +107,58 @@ def parse_row(fields: Any, format: Format, where: str) -> AnyRow:
     Raises:
         UserError: If a field is missing or holds something else than it should.
     """
-    _check_object(fields, where)
+    check_object(fields, where)
     match format:
         case "alpaca":
             names = ("instruction", "input", "output")
-            return Row(*(_text(fields, name, where, optional=name == "input") for name in names))
+            return Row(*(text_of(fields, name, where, optional=name == "input") for name in names))
         case "chat":
             return _chat(fields, "messages", "role", "content", {role: role for role in SPEAKERS.values()}, where)
         case "sharegpt":
             return _chat(fields, "conversations", "from", "value", SPEAKERS, where)
         case "completion":
-            return Completion(_text(fields, "prompt", where), _text(fields, "completion", where))
+            return Completion(text_of(fields, "prompt", where), text_of(fields, "completion", where))
         case "text":
-            return Text(_text(fields, "text", where))
+            return Text(text_of(fields, "text", where))
     raise AssertionError(format)
 
 
 def _chat(fields: dict[str, Any], name: str, role: str, content: str, roles: dict[str, str], where: str) -> Chat:
-    turns = _field(fields, name, where)
+    turns = field_of(fields, name, where)
     if not isinstance(turns, list):
         raise UserError(f"{where}: the field {name} is {type(turns).__name__}, want a list of messages.")
     messages = []
     for number, turn in enumerate(turns):
         at = f"{where}, {name}[{number}]"
-        _check_object(turn, at)
-        speaker = _text(turn, role, at)
+        check_object(turn, at)
+        speaker = text_of(turn, role, at)
         if speaker not in roles:
             raise UserError(f"{at}: {role} is {speaker}; known are {', '.join(roles)}.")
-        messages.append(Message(roles[speaker], _text(turn, content, at)))
+        messages.append(Message(roles[speaker], text_of(turn, content, at)))
     while messages and messages[-1].role != "assistant":
         messages.pop()  # nobody answers it
     return Chat(tuple(messages))
 
 
-def _check_object(fields: Any, where: str) -> None:
+def check_object(fields: Any, where: str) -> None:
+    """Raise a UserError unless the row is an object."""
     if not isinstance(fields, dict):
         raise UserError(f"{where}: {type(fields).__name__} found, want an object with named fields.")
 
 
-def _field(fields: dict[str, Any], name: str, where: str) -> Any:
+def field_of(fields: dict[str, Any], name: str, where: str) -> Any:
+    """The value of a field that must be there; ``where`` names file and row."""
     value = fields.get(name)
     if value is None:
         raise UserError(f"{where}: the field {name} is missing; fields found: {_names(fields)}.")
     return value
 
 
-def _text(fields: dict[str, Any], name: str, where: str, *, optional: bool = False) -> str:
+def text_of(fields: dict[str, Any], name: str, where: str, *, optional: bool = False) -> str:
+    """The text of a field; empty if it is optional and not there."""
     if optional and fields.get(name) is None:
         return ""
-    value = _field(fields, name, where)
+    value = field_of(fields, name, where)
     if not isinstance(value, str):
         raise UserError(f"{where}: the field {name} is {type(value).__name__}, want text.")
     return value

@@ -204,7 +204,7 @@ class StreamedData(PromptData):
         self._choose_accumulation(train.lengths)
         self.steps_per_epoch = self.trainer.max_steps if self.trainer else 0
 
-    def _report(self, train: Examples) -> None:
+    def report(self, train: Examples) -> None:
         num_validation = len(self._validation) if self._validation is not None else 0
         rank_zero_info(
             f"Data: a stream of {self.path}, {num_validation:,} of its first {self._num_held_out:,} rows are held out. "

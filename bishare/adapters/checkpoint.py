@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from base64 import b85decode, b85encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     file = read_adapter(folder)
     adapter = inject(model, file.config)
     try:
-        _check_slots(file, adapter, folder)
+        check_slots(file, adapter.slots, folder)
         load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
     except UserError:
         remove(model)
@@ -162,10 +162,11 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     return adapter
 
 
-def _check_slots(file: AdapterFile, adapter: Adapter, folder: str | Path) -> None:
-    if file.slots == adapter.slots:
+def check_slots(file: AdapterFile, slots: Sequence[Slot], folder: str | Path) -> None:
+    """Raise a UserError unless these are the weights that the adapter in ``folder`` was trained on."""
+    if file.slots == tuple(slots):
         return
-    wanted, found = {s.name: s for s in file.slots}, {s.name: s for s in adapter.slots}
+    wanted, found = {s.name: s for s in file.slots}, {s.name: s for s in slots}
     name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
     shapes = [f"{s.out_features} x {s.in_features}" if s else "absent" for s in (wanted.get(name), found.get(name))]
     raise UserError(

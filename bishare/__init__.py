@@ -7,8 +7,10 @@ if TYPE_CHECKING:
     from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
     from bishare.adapters.checkpoint import load_adapter, save_adapter
-    from bishare.adapters.inject import inject, merge, remove, unmerge
+    from bishare.adapters.inject import attach, merge, remove, unmerge
     from bishare.adapters.lora import LoRAConfig
+    from bishare.adapters.vblora import VBLoRAConfig
+    from bishare.adapters.vera import VeRAConfig
     from bishare.module import BiShareModule
 
 __version__ = "0.1.0"
@@ -18,7 +20,9 @@ __all__ = [
     "BiShareConfig",
     "BiShareModule",
     "LoRAConfig",
-    "inject",
+    "VBLoRAConfig",
+    "VeRAConfig",
+    "attach",
     "load_adapter",
     "merge",
     "remove",
@@ -31,7 +35,9 @@ _MODULES = {
     "BiShareConfig": "bishare.adapters.bishare",
     "BiShareModule": "bishare.module",
     "LoRAConfig": "bishare.adapters.lora",
-    "inject": "bishare.adapters.inject",
+    "VBLoRAConfig": "bishare.adapters.vblora",
+    "VeRAConfig": "bishare.adapters.vera",
+    "attach": "bishare.adapters.inject",
     "load_adapter": "bishare.adapters.checkpoint",
     "merge": "bishare.adapters.inject",
     "remove": "bishare.adapters.inject",

@@ -33,6 +33,7 @@ COMMANDS = {
     "test": Command("the same as validate: there is no third split", "bishare.lightning_cli:run"),
     "predict": Command("write answers to the prompts of the data", "bishare.lightning_cli:run"),
     "preview": Command("show training examples as the model sees them", "bishare.preview:run"),
+    "export": Command("write an adapter as a PEFT LoRA or a full model", "bishare.export:run"),
     "plan": Command("count parameters and estimate memory and files, before any download", "bishare.plan:run"),
 }
 

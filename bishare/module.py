@@ -150,6 +150,8 @@ class BiShareModule(LightningModule):
     def on_train_start(self) -> None:
         self.adapter.refresh()  # here, because DeepSpeed restores a checkpoint later than on_fit_start
         self._first_step = self.trainer.global_step
+        if self._first_step == 0 and not self.adapter.starts_as_noop:
+            rank_zero_info(f"A fresh {self.adapter_config.method} adapter already changes the base model's answers.")
         self._guard = UpdateGuard(self.adapter)
 
     @override

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.export import VLLM_RANKS, vllm_rank
 from bishare.adapters.targets import find_slots
 from bishare.analysis.memory import Architecture, MemoryEstimate, Setup, architecture_of, estimate_memory
 from bishare.analysis.merging import Size, merges_by_count, merges_to_count, merges_to_groups
@@ -20,8 +21,6 @@ from bishare.errors import UserError
 from bishare.settings import Settings, read_settings
 from bishare.setups import data_options, devices_of, positive, setup_of, steps_per_epoch, strategy_of
 
-VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM accepts as ``--max-lora-rank``."""
 FP32 = 4
 TENSOR_HEADER = 110
 """Bytes of a tensor's entry in a safetensors header, about."""
@@ -181,11 +180,12 @@ def file_sizes(adapter: Adapter) -> Files:
     live = adapter.live_parameters()
     stored = [*live.values(), *adapter.file_buffers().values()]
     resumed = list(adapter.parameters())  # dead ones too
+    kept = [buffer for name, buffer in adapter.named_buffers() if name in adapter.state_dict()]
     rank = adapter.factors(adapter.slots[0]).rank
     return Files(
         adapter=_num_bytes(stored) + TENSOR_HEADER * len(stored),
         peft=FP32 * num_lora_values(adapter.slots, rank) + 2 * TENSOR_HEADER * len(adapter.slots),
-        checkpoint=3 * _num_bytes(resumed) + _num_bytes(adapter.buffers()) + CHECKPOINT_ENTRY * len(resumed),
+        checkpoint=3 * _num_bytes(resumed) + _num_bytes(kept) + CHECKPOINT_ENTRY * len(resumed),
     )
 
 
@@ -201,7 +201,9 @@ def warnings_for(adapter: Adapter, report: ParameterReport, rank: int) -> list[s
             f"a plain LoRA of rank {rank} holds {plain:,} values and contains this adapter, which holds "
             f"{report.num_live:,}: it can learn all that this one can, and more."
         )
-    slot = next((r for r in VLLM_RANKS if r >= rank), None)
+    if not adapter.starts_as_noop:
+        warnings.append(f"{adapter.config.method} does not start as the base model: a fresh one changes its answers.")
+    slot = vllm_rank(rank)
     if slot is None:
         warnings.append(f"the exported LoRA has rank {rank}, more than vLLM serves ({VLLM_RANKS[-1]}); merge it.")
     elif slot != rank:

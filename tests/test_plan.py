@@ -16,6 +16,8 @@ from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import save_adapter
 from bishare.adapters.lora import LoRAConfig
+from bishare.adapters.vblora import VBLoRAConfig
+from bishare.adapters.vera import VeRAConfig
 from bishare.analysis.parameters import ParameterReport, count_parameters
 from bishare.architectures import build_on_meta, find_architecture
 from bishare.errors import UserError
@@ -110,7 +112,7 @@ def test_every_adapter_part_gives_the_millions_in_its_first_line(part: Path, tmp
 
 
 def test_the_adapter_parts_hold_every_published_row() -> None:
-    assert len(PARTS) == len({name_of(row) for row in ROWS if row[1] != "lora"}) - 1  # one part serves two models
+    assert len(PARTS) == len({name_of(row) for row in ROWS if row[1] != "lora"}) - 3  # three parts serve two models
 
 
 def test_rank_bounds_are_those_of_the_method() -> None:
@@ -167,6 +169,19 @@ def test_the_slot_in_vllm_is_pointed_out() -> None:
     assert "takes a slot of 32" in warnings_of(QWEN, BiShareConfig(r_local=2, r_intra=4, r_inter=16))
     assert warnings_of(QWEN, LoRAConfig(r=8)) == ""
     assert "more than vLLM serves (512)" in warnings_of(QWEN, LoRAConfig(r=513))
+
+
+def test_a_start_beside_the_base_model_is_pointed_out() -> None:
+    assert "vblora does not start as the base model" in warnings_of("huggyllama/llama-7b", VBLoRAConfig())
+    assert "start" not in warnings_of("huggyllama/llama-7b", VeRAConfig(r=64))
+
+
+def test_random_matrices_that_a_seed_gives_are_in_no_file() -> None:
+    adapter = build_adapter(shipped("huggyllama/llama-7b"), VeRAConfig(r=64))
+    sizes = file_sizes(adapter)
+
+    assert sizes.adapter < 1.05 * 4 * 886_784
+    assert sizes.checkpoint < 1.05 * 3 * 4 * 886_784 + 900 * 320
 
 
 @pytest.mark.parametrize("config", [LoRAConfig(r=8), BiShareConfig(size=64)], ids=["lora", "kronecker"])

@@ -28,6 +28,7 @@ from bishare.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
+PICKLES = frozenset((".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"))
 FORMAT = 1
 MAX_HEADER = 1 << 24
 """Bytes of inflated header that are read at most; a model of 10,000 weights needs a sixteenth of it."""
@@ -99,11 +100,18 @@ def read_adapter(folder: str | Path) -> AdapterFile:
     """Read and check an adapter folder; only numbers and JSON are read, no code.
 
     Raises:
-        UserError: The file is missing, cut short, not an adapter, of an unknown method or of a newer format.
+        UserError: The file is missing, cut short, not an adapter, of an unknown method or of a newer format; or a
+            pickle lies beside it.
     """
     path = Path(folder, WEIGHTS)
+    if pickles := sorted(file.name for file in Path(folder).glob("*") if file.suffix in PICKLES):
+        raise UserError(
+            f"{folder} holds {pickles[0]}, a pickle, which may run code and is never read; an adapter folder has "
+            f"{WEIGHTS} and {CONFIG} only."
+        )
     if not path.is_file():
-        raise UserError(f"{folder} holds no adapter: {WEIGHTS} is missing.")
+        hint = f"; did you mean {path.parent / 'adapter'}?" if (path.parent / "adapter" / WEIGHTS).is_file() else "."
+        raise UserError(f"{folder} holds no adapter: {WEIGHTS} is missing{hint}")
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("bishare")

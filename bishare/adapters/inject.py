@@ -27,12 +27,14 @@ def adapter_of(model: nn.Module) -> Adapter:
     """
     adapter = getattr(model, NAME, None)
     if not isinstance(adapter, Adapter):
-        raise UserError(f"this {type(model).__name__} carries no adapter; call inject(model, config) first.")
+        raise UserError(f"this {type(model).__name__} carries no adapter; call attach(model, config) first.")
     return adapter
 
 
-def inject(model: nn.Module, config: AdapterConfig) -> Adapter:
+def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
     """Freeze ``model``, build the adapter of ``config`` on its device in fp32 and let its weights use it.
+
+    The model stays the object that it was, so that training loops and ``generate`` work as before.
 
     Raises:
         UserError: ``model`` carries an adapter already, or a target matches nothing.
@@ -58,11 +60,29 @@ def inject(model: nn.Module, config: AdapterConfig) -> Adapter:
     return adapter
 
 
+inject = attach  # its name inside the package
+
+
 def remove(model: nn.Module) -> None:
     """Take the adapter out; weights, module types and ``requires_grad`` are again what they were, bitwise."""
     adapter = adapter_of(model)
     if adapter.merged:
         unmerge(model)
+    _detach(model, adapter)
+
+
+def merge_and_remove(model: nn.Module) -> None:
+    """Leave a plain model that holds the updates in its weights, in which nothing reminds of an adapter.
+
+    Raises:
+        UserError: As :func:`merge`.
+    """
+    adapter = adapter_of(model)
+    merge(model, keep_originals=False)
+    _detach(model, adapter)
+
+
+def _detach(model: nn.Module, adapter: Adapter) -> None:
     for module in _adapted(model):
         del module.slot, module._adapter, module.shared
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))

@@ -165,6 +165,27 @@ def test_a_missing_adapter_is_refused(tiny_model: ModelFactory, tmp_path: Path) 
     assert_refused(tiny_model, tmp_path, match=WEIGHTS)
 
 
+def test_a_run_folder_is_refused_with_the_adapter_inside_it(tiny_model: ModelFactory, tmp_path: Path) -> None:
+    save_adapter(adapted(tiny_model), tmp_path / "adapter")
+
+    assert_refused(tiny_model, tmp_path, match=r"did you mean .*adapter\?")
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "head.pt"])
+def test_a_folder_with_a_pickle_is_refused(name: str, tiny_model: ModelFactory, tmp_path: Path) -> None:
+    save_adapter(adapted(tiny_model), tmp_path)
+    torch.save({}, tmp_path / name)
+
+    assert_refused(tiny_model, tmp_path, match=f"{name}, a pickle")
+
+
+def test_a_pickle_under_the_name_of_the_weights_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
+    save_adapter(adapted(tiny_model), tmp_path)
+    torch.save({"inter.A.all": torch.ones(2, 2)}, tmp_path / WEIGHTS)
+
+    assert_refused(tiny_model, tmp_path, match=f"{WEIGHTS} can't be read")
+
+
 def test_a_file_cut_short_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_adapter(adapted(tiny_model), tmp_path)
     data = (tmp_path / WEIGHTS).read_bytes()

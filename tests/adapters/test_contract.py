@@ -16,9 +16,11 @@ from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, save_adapter
 from bishare.adapters.inject import adapter_of, inject, merge, remove, unmerge
 from bishare.adapters.lora import LoRAConfig
+from bishare.adapters.vblora import VBLoRAConfig
+from bishare.adapters.vera import VeRAConfig
 from bishare.errors import UserError
 from tests.randomised import randomise
-from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count
+from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count, vblora_count, vera_count
 
 RANKS = {"local": 2, "intra": 3, "inter": 4}
 SIZE = 12  # divides none of the tiny models' widths: 16, 32, 56, 96
@@ -49,6 +51,8 @@ CONFIGS: dict[str, Callable[[], AdapterConfig]] = {
     "slice-merging": lambda: bishare("slice", merging=True),
     "gate-merging": lambda: bishare("gate", merging=True),
     "kronecker-merging": lambda: bishare("kronecker", merging=True),
+    "vera": lambda: VeRAConfig(r=5),
+    "vblora": lambda: VBLoRAConfig(r=3, num_vectors=7, vector_length=4),
 }
 ARCHITECTURES = ["llama", "gpt2", "bert"]
 
@@ -107,13 +111,15 @@ def adapted(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel:
     return base
 
 
-def test_starts_as_a_noop(base: PreTrainedModel, config: AdapterConfig, token_ids: Tensor) -> None:
+def test_starts_as_a_noop_or_says_that_it_does_not(
+    base: PreTrainedModel, config: AdapterConfig, token_ids: Tensor
+) -> None:
     before = logits(base, token_ids)
 
     adapter = inject(base, config)
 
-    assert adapter.starts_as_noop
-    assert torch.equal(logits(base, token_ids), before)
+    assert adapter.starts_as_noop == (config.method != "vblora")
+    assert torch.equal(logits(base, token_ids), before) == adapter.starts_as_noop
 
 
 def test_factors_are_fp32_and_fit_their_weight(adapted: PreTrainedModel) -> None:
@@ -255,7 +261,9 @@ def readers(adapter: Adapter, level: str) -> dict[Slot, set[int]]:
 
 
 def shares_an_a(config: AdapterConfig, level: str, slot: Slot, other: Slot) -> bool:
-    """Whether these slots of different layers or kinds read one A, so that their Bs can be compared."""
+    """Whether these slots read one parameter besides the shared pairs: an A, over which Bs can be compared."""
+    if isinstance(config, VBLoRAConfig):
+        return True  # not an A but the bank
     if level == "local":
         return config.mergeable and slot.kind == other.kind
     return config.mergeable and level == "intra" and getattr(config, "transform", "") != "gate"
@@ -280,7 +288,7 @@ def test_every_parameter_is_stored_once(adapted: PreTrainedModel, tmp_path: Path
 
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     parameters = {name for name, _ in adapter.named_parameters()}
-    assert set(tensors) == parameters | {name for name in adapter.state_dict() if name.endswith(".owner")}
+    assert set(tensors) == parameters | {name for name in adapter.state_dict() if name.endswith((".owner", "checksum"))}
     assert len({p.data_ptr() for p in adapter.parameters()}) == len(parameters)
     assert len({tuple(tensors[name].flatten().tolist()) for name in parameters}) == len(parameters)
     assert sum(tensors[name].numel() for name in parameters) == adapter.num_parameters()
@@ -309,6 +317,10 @@ def counted(config: AdapterConfig, slots: tuple[Slot, ...]) -> int:
         return lora_count(weights, r=config.r)
     if isinstance(config, ASLoRAConfig):
         return lora_count(weights, r=config.r) - spared_count(slots, r=config.r)
+    if isinstance(config, VeRAConfig):
+        return vera_count(weights, r=config.r)
+    if isinstance(config, VBLoRAConfig):
+        return vblora_count(weights, r=config.r, num_vectors=config.num_vectors, vector_length=4)
     assert isinstance(config, BiShareConfig)
     return bishare_count(config, weights) - (spared_by_merging(config, slots) if config.merging else 0)
 

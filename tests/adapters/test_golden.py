@@ -14,7 +14,8 @@ from bishare.adapters.base import AdapterConfig, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.inject import find_slots
 from bishare.adapters.lora import LoRAConfig
-from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count
+from bishare.adapters.methods import METHODS
+from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count, vblora_count, vera_count
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 
@@ -32,11 +33,16 @@ ARCHITECTURES = {
     "llama1-13b": {"num_hidden_layers": 40, "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40},
 }
 
-# Model, method, ranks (LoRA: r; else local, intra, inter) and options, trainable values. Source: the table's number.
+# Model, method, ranks (r, or local, intra, inter) and options, trainable values. Source: the table's number.
 ROWS: list[tuple[str, str, dict[str, Any], int]] = [
     ("llama1-7b", "lora", {"r": 8}, 14_024_704),  # 2
     ("llama3.1-8b", "lora", {"r": 8}, 14_155_776),  # 2
     ("llama1-13b", "lora", {"r": 8}, 21_954_560),  # 2
+    ("llama1-7b", "vera", {"r": 64}, 886_784),  # 2
+    ("llama3.1-8b", "vera", {"r": 64}, 796_672),  # 2
+    ("llama1-13b", "vera", {"r": 128}, 1_397_760),  # 2
+    ("llama1-7b", "vblora", {"r": 4, "vector_length": 256, "num_vectors": 90}, 2_488_320),  # 2
+    ("llama3.1-8b", "vblora", {"r": 4, "vector_length": 256, "num_vectors": 90}, 2_511_360),  # 2
     ("llama1-7b", "slice", {"ranks": [2, 4, 32]}, 7_028_736),  # 2
     ("llama3.1-8b", "slice", {"ranks": [2, 4, 16]}, 7_667_712),  # 2
     ("llama1-13b", "slice", {"ranks": [2, 4, 8]}, 10_133_504),  # 2
@@ -59,8 +65,8 @@ def name_of(row: tuple[str, str, dict[str, Any], int]) -> str:
 
 
 def config_of(method: str, options: dict[str, Any]) -> AdapterConfig:
-    if method == "lora":
-        return LoRAConfig(**options)
+    if method in ("lora", "vera", "vblora"):
+        return METHODS[method](**options)
     r_local, r_intra, r_inter = options["ranks"]
     fit = {key: value for key, value in options.items() if key != "ranks"}
     return BiShareConfig(transform=method, r_local=r_local, r_intra=r_intra, r_inter=r_inter, **fit)
@@ -95,6 +101,10 @@ def test_closed_formula_gives_the_published_count(row: tuple[str, str, dict[str,
     match method:
         case "lora":
             count = lora_count(weights, r=options["r"])
+        case "vera":
+            count = vera_count(weights, r=options["r"])
+        case "vblora":
+            count = vblora_count(weights, **options)
         case "slice":
             count = slice_count(weights, **ranks)
         case "gate":

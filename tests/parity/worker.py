@@ -198,7 +198,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     ``resume``, ``num_workers``, ``merging`` (options of the callback), ``steps_per_epoch``, ``warmup``, ``validate``
     (micro-batches, or the part of an epoch, between two validations), ``stop`` (after that optimizer step),
     ``evaluate`` (a checkpoint to validate instead), ``midway`` (a number of micro-batches, and the path of a
-    checkpoint after them).
+    checkpoint after them), ``rate`` (of learning), ``adapter`` (keep the adapter folder beside the checkpoints).
     """
     lightning.seed_everything(7, verbose=False)
     dtype, strategy = run.get("dtype", "float32"), run["strategy"]
@@ -206,7 +206,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         run["base"],
         METHODS[run["method"]](**run["options"]),
         base_dtype=dtype,
-        learning_rate=1e-3,
+        learning_rate=run.get("rate", 1e-3),
         warmup_steps=run.get("warmup", 2),
         gradient_checkpointing=True,
     )
@@ -217,6 +217,10 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
         callbacks.append(Stop(run["stop"]))
     if "midway" in run:
         callbacks.append(Midway(*run["midway"]))
+    if run.get("adapter"):
+        from callbacks import AdapterCheckpoint
+
+        callbacks.append(AdapterCheckpoint())
     if "folder" in run:
         callbacks.append(
             ModelCheckpoint(

@@ -43,3 +43,14 @@ def kronecker_count(weights: Weights, *, local: int, intra: int, inter: int, siz
         kernel_rows = {"shared": 1, "per_rank": r, "r_1": 1, "1_r": r, "r_2": 2, "2_r": r}[kernel]
         total += num_pairs * shared_rows * 2 * size + kernel_rows * repeats
     return total
+
+
+def vera_count(weights: Weights, *, r: int) -> int:
+    """``out + r`` for every weight: b and d."""
+    return sum(num_out + r for _, _, num_out in weights)
+
+
+def vblora_count(weights: Weights, *, r: int, num_vectors: int, vector_length: int) -> int:
+    """The bank, and a logit for each of its vectors at every sub-vector of every A and B."""
+    sub_vectors = sum(r * (num_in + num_out) // vector_length for _, num_in, num_out in weights)
+    return num_vectors * (vector_length + sub_vectors)

@@ -1,0 +1,284 @@
+"""``export`` through the command line: what it writes, what it says, and what it refuses in one line."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import bishare.export
+from bishare.adapters.base import AdapterConfig
+from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.checkpoint import load_adapter, save_adapter
+from bishare.adapters.inject import attach
+from bishare.adapters.lora import LoRAConfig
+from bishare.bases import load_base
+from bishare.cli import main
+from bishare.comparison import PROMPTS, Comparison
+from tests.byte_base import write_byte_base
+from tests.randomised import randomise
+
+WEIGHTS = "adapter_model.safetensors"
+Export = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_byte_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def make(base: str, tmp_path: Path) -> Callable[[AdapterConfig], Path]:
+    """A function that writes a randomised adapter of the base to ``adapter``."""
+
+    def write(config: AdapterConfig) -> Path:
+        adapter = attach(load_base(base, dtype="float32"), config)
+        randomise(adapter)
+        save_adapter(adapter, tmp_path / "adapter", base=base)
+        return tmp_path / "adapter"
+
+    return write
+
+
+@pytest.fixture
+def adapter(make: Callable[[AdapterConfig], Path]) -> Path:
+    return make(BiShareConfig(size=24, r_local=1, r_intra=2, r_inter=4))
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    def run(form: str, *options: str) -> int:
+        arguments = ["--adapter", str(tmp_path / "adapter"), "--format", form, "--out", str(tmp_path / "out")]
+        return main(["export", *arguments, *options])
+
+    return run
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path) -> str:
+    """The one line on standard error, and nothing left behind."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in lines if line.startswith("bishare: ")] == lines[-1:]
+    assert not [path for path in folder.iterdir() if path.name not in ("adapter", "base", "other")]
+    return lines[-1]
+
+
+def sequence_logits(model: torch.nn.Module, base: str) -> torch.Tensor:
+    tokens = AutoTokenizer.from_pretrained(base)("A prompt that the export has never seen.", return_tensors="pt")
+    with torch.no_grad():
+        return model.eval()(input_ids=tokens["input_ids"]).logits
+
+
+def test_peft_is_written_compared_and_described(
+    adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export("peft") == 0
+
+    shown = capsys.readouterr().out
+    found = re.search(r"8 prompts, (\d+) tokens: largest difference .* the same top-1 at (\d+) of (\d+)", shown)
+    assert found
+    assert len(set(found.groups())) == 1
+    assert f"vllm serve {base} --enable-lora --max-lora-rank 8 --lora-modules out={tmp_path / 'out'}" in shown
+    own, theirs = (path / WEIGHTS for path in (adapter, tmp_path / "out"))
+    assert f"adapter {own.stat().st_size / 1e6:.2f} MB" in shown
+    assert theirs.stat().st_size > 2 * own.stat().st_size
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {WEIGHTS, "adapter_config.json", "README.md"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    for text in ("library_name: peft", "vllm serve", "8 prompts", "MB", "PeftModel.from_pretrained"):
+        assert text in card
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+
+    native = load_base(base, dtype="float32")
+    load_adapter(native, adapter)
+    reopened = PeftModel.from_pretrained(load_base(base, dtype="float32"), tmp_path / "out")
+    mine, wanted = sequence_logits(reopened, base), sequence_logits(native, base)
+    assert (mine - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def test_a_full_model_is_written_with_its_tokenizer(
+    adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export("merged") == 0
+
+    assert f"vllm serve {tmp_path / 'out'}\n" in capsys.readouterr().out
+    native = load_base(base, dtype="float32")
+    load_adapter(native, adapter)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert merged.dtype == torch.float32
+    assert [name for name in merged.state_dict() if "bishare" in name] == []
+    mine, wanted = sequence_logits(merged, str(tmp_path / "out")), sequence_logits(native, base)
+    assert (mine - wanted).abs().max() < 5e-5 * wanted.abs().max()
+    assert "library_name: transformers" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("own", "wanted"), [("bfloat16", None), ("float32", "bfloat16")])
+def test_a_16_bit_model_is_the_fp32_sum_rounded_once(
+    own: str, wanted: str | None, adapter: Path, export: Export, base: str, tmp_path: Path
+) -> None:
+    source = write_byte_base(tmp_path / "base", dtype=getattr(torch, own))
+    options = ["--dtype", wanted] if wanted else []
+
+    assert export("merged", "--base", source, *options) == 0
+
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    plain = load_base(source, dtype="float32")
+    slot = load_adapter(plain, adapter).slots[3]
+    A, B = plain.bishare.factors(slot)
+    expected = (plain.get_submodule(slot.name).weight + B @ A).detach().bfloat16()
+    assert torch.equal(weights[f"{slot.name}.weight"], expected)
+    assert weights["model.embed_tokens.weight"].dtype == torch.bfloat16
+
+
+def test_an_empty_folder_is_filled_and_a_full_one_refused(
+    adapter: Path, export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    assert export("peft") == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    capsys.readouterr()
+
+    assert export("merged") == 1
+
+    assert "is not empty, and nothing is overwritten" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_an_export_that_differs_is_not_kept(
+    form: str,
+    adapter: Path,
+    export: Export,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = bishare.export.logits_of
+    calls: list[int] = []
+
+    def disturbed(*arguments: object) -> list[torch.Tensor]:
+        calls.append(1)
+        logits = real(*arguments)  # type: ignore[arg-type]
+        logits[3][0, 0] += 1e-2 * len(calls)
+        return logits
+
+    monkeypatch.setattr(bishare.export, "logits_of", disturbed)
+
+    assert export(form) == 1
+
+    assert len(calls) == 2
+    assert "the export is not the adapter, and was not kept" in refused(capsys, tmp_path)
+
+
+def test_not_a_number_is_no_agreement() -> None:
+    with pytest.raises(bishare.export.UserError, match="not the adapter"):
+        bishare.export._check(Comparison(float("nan"), 1.0, 1, 1), 1e-4)
+    assert len(PROMPTS) == 8
+
+
+def test_a_rank_that_vllm_does_not_serve_is_refused_for_peft(
+    make: Callable[[AdapterConfig], Path], export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(LoRAConfig(r=513, targets=["q"]))
+
+    assert export("peft") == 1
+
+    assert "a LoRA of rank 513, and vLLM serves at most 512; use --format merged" in refused(capsys, tmp_path)
+    assert export("merged") == 0
+
+
+def truncate(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def rename_a_key(folder: Path) -> None:
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(folder / WEIGHTS)
+    tensors["inter.A.every"] = tensors.pop("inter.A.all")
+    save_file(tensors, folder / WEIGHTS, metadata=metadata)
+
+
+def add_a_pickle(folder: Path) -> None:
+    torch.save({}, folder / "adapter_model.bin")
+
+
+def replace_by_a_pickle(folder: Path) -> None:
+    torch.save({}, folder / WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (truncate, r"adapter_model\.safetensors can't be read"),
+        (rename_a_key, r"has a tensor 'inter\.A\.every' that this adapter does not"),
+        (add_a_pickle, r"holds adapter_model\.bin, a pickle"),
+        (replace_by_a_pickle, r"adapter_model\.safetensors can't be read"),
+        (shutil.rmtree, r"holds no adapter"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_damaged_adapter_ends_in_one_line(
+    damage: Callable[[Path], None],
+    line: str,
+    adapter: Path,
+    export: Export,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage(adapter)
+
+    assert export("peft") == 1
+
+    assert re.search(line, refused(capsys, tmp_path))
+
+
+def test_an_adapter_of_another_base_ends_in_one_line(
+    adapter: Path, export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_byte_base(tmp_path / "other", num_hidden_layers=2)
+
+    assert export("peft", "--base", other) == 1
+
+    line = refused(capsys, tmp_path)
+    assert re.search(r"was trained on another base .*model\.layers\.2\.self_attn\.q_proj is 64 x 64 there", line)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--format", "onnx"], "onnx"),
+        (["--dtype", "bfloat16"], "dtype is for --format merged"),
+        (["--base", "./nowhere"], "there is no such folder"),
+        (["--ouput", "x"], "did you mean --out"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_wrong_options_end_in_one_line(
+    options: list[str],
+    line: str,
+    adapter: Path,
+    export: Export,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert export("peft", *options) == 1
+
+    assert line in refused(capsys, tmp_path)
+
+
+def test_an_adapter_that_names_no_base_asks_for_it(
+    adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_base(base, dtype="float32")
+    save_adapter(load_adapter(model, adapter), adapter)
+
+    assert export("peft") == 1
+    assert "give it with --base" in refused(capsys, tmp_path)
+    assert export("peft", "--base", base) == 0

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import bishare.export
 from bishare.adapters.base import AdapterConfig
@@ -173,6 +173,25 @@ def test_an_export_that_differs_is_not_kept(
 
     assert len(calls) == 2
     assert "the export is not the adapter, and was not kept" in refused(capsys, tmp_path)
+
+
+def test_a_weight_that_peft_does_not_find_is_named(
+    adapter: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The difference alone may be too small to tell."""
+    whole = bishare.export.write_peft
+
+    def all_but_one(model: PreTrainedModel, folder: Path, *, base: str) -> None:
+        whole(model, folder, base=base)
+        tensors = load_file(folder / WEIGHTS)
+        del tensors["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"]
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+    monkeypatch.setattr(bishare.export, "write_peft", all_but_one)
+
+    assert export("peft") == 1
+
+    assert re.search(r"PEFT does not find the whole adapter.*layers\.1\.mlp\.up_proj", refused(capsys, tmp_path))
 
 
 def test_not_a_number_is_no_agreement() -> None:

@@ -80,7 +80,9 @@ class VeRA(Adapter):
 
     def blocks(self, slot: Slot) -> Blocks:
         # Scaling rows by d is a Kronecker product with kernels [1, 1]: nothing of the size of A is kept for backward.
-        A = Block(self.A[:, : slot.in_features], self.d[slot.key].unsqueeze(1), per_rank=True)
+        # Under DeepSpeed with bf16 the vectors that forward reads are bf16; the random pair stays fp32.
+        d = self.d[slot.key].to(self.A.dtype)
+        A = Block(self.A[:, : slot.in_features], d.unsqueeze(1), per_rank=True)
         return Blocks([A], [Block(self._b(slot))], self.scale)
 
     def _b(self, slot: Slot) -> Tensor:

@@ -61,6 +61,19 @@ def test_blocks_are_the_factors_in_value_and_gradient() -> None:
             torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
 
 
+def test_vectors_in_bf16_have_gradients_beside_the_fp32_pair() -> None:
+    adapter = build(r=6)
+    for p in adapter.parameters():
+        p.data = p.data.bfloat16()
+    for slot in SLOTS:
+        blocks, (A, _) = adapter.blocks(slot), adapter.factors(slot)
+        assembled = assemble(blocks.A, length=slot.in_features, dtype=torch.float32, side="A")
+        d = adapter.d[slot.key]
+        mine, wanted = (torch.autograd.grad(x.square().sum(), d)[0] for x in (assembled, A))
+        assert mine.dtype == torch.bfloat16
+        torch.testing.assert_close(mine, wanted, rtol=1e-2, atol=1e-2)
+
+
 def test_starts_with_d_as_given_and_b_zero() -> None:
     adapter = VeRAConfig(r=6, d_initial=0.25).build(SLOTS)
     assert all(torch.equal(d, torch.full((6,), 0.25)) for d in adapter.d.values())

@@ -69,5 +69,5 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFi
 
     exec(code.replace("my/llama", base).replace("my/adapter", str(tmp_path / "adapter")), {})
 
-    assert capsys.readouterr().out.startswith("LoRA adds")
+    assert "LoRA adds" in capsys.readouterr().out
     assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

@@ -23,6 +23,8 @@ class Export:
     rank: int
     dtype: str
     comparison: Comparison
+    change: float
+    """The most by which the adapter moves a logit of the base."""
     adapter_bytes: int
     """Of the adapter's own file."""
     export_bytes: int
@@ -34,7 +36,7 @@ def facts(export: Export) -> dict[str, str]:
     method = f"{export.method}, {export.num_parameters:,} values on {export.num_weights} weights"
     return {
         "exported": f"{method}, as {what} to {export.out}",
-        "compared": str(export.comparison),
+        "compared": f"{export.comparison}; the adapter moves logits by up to {export.change:.2g}",
         "files": f"adapter {_size(export.adapter_bytes)}, export {_size(export.export_bytes)}",
         "serve": serve_command(export) + _vllm_note(export),
     }

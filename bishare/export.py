@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from bishare.adapters.checkpoint import WEIGHTS, load_adapter, read_adapter
 from bishare.adapters.export import VLLM_RANKS, export_rank, vllm_rank, write_merged, write_peft
-from bishare.adapters.inject import adapter_of, remove
+from bishare.adapters.inject import remove
 from bishare.bases import Dtype, load_base, load_base_config, load_tokenizer
 from bishare.cards import Export, card, facts
 from bishare.comparison import PROMPTS, Comparison, compare, logits_of
@@ -101,16 +101,19 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
     dtype, loaded = _types(settings, base)
     options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     model = load_base(base, dtype=loaded, **options)  # type: ignore[arg-type]  # a mapping of two types
-    load_adapter(model, settings.adapter)
-    adapter = adapter_of(model)
+    tokenizer = load_tokenizer(base, **options)
+    plain = logits_of(model, tokenizer)
+    adapter = load_adapter(model, settings.adapter)
     rank, num_parameters = export_rank(adapter), adapter.num_parameters()
     if settings.format == "peft" and vllm_rank(rank) is None:
         raise UserError(
             f"{settings.adapter} makes a LoRA of rank {rank}, and vLLM serves at most {VLLM_RANKS[-1]}; "
             "use --format merged."
         )
-    tokenizer = load_tokenizer(base, **options)
     native = logits_of(model, tokenizer)
+    change = compare(plain, native).difference
+    if change == 0.0:
+        raise UserError(f"{settings.adapter} changes no logit of {base}: it was never trained; nothing was exported.")
     with _appearing(out) as folder:
         if settings.format == "peft":
             write_peft(model, folder, base=base)
@@ -131,6 +134,7 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
             rank=rank,
             dtype=dtype,
             comparison=comparison,
+            change=change,
             adapter_bytes=Path(settings.adapter, WEIGHTS).stat().st_size,
             export_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         )

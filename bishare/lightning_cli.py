@@ -15,10 +15,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from bishare.classification import ClassificationModule
 from bishare.errors import UserError
 from bishare.messages import explain
 from bishare.module import BiShareModule
 from bishare.quiet import silence_known_noise
+from bishare.settings import is_classification
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
@@ -47,8 +49,9 @@ class BiShareCLI(LightningCLI):
         self._command, self._arguments, self._run = command, list(arguments), run
         # An exception instead of usage, tip and exit: it becomes one line.
         parser_kwargs = {"prog": "python -m bishare", "exit_on_error": False, "default_env": False}
+        self._classifies = is_classification(self._arguments)
         super().__init__(
-            BiShareModule,
+            ClassificationModule if self._classifies else BiShareModule,
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
@@ -67,6 +70,8 @@ class BiShareCLI(LightningCLI):
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("model.base", "data.init_args.base")
+        if self._classifies:
+            parser.link_arguments("data.init_args.task", "model.task")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -1,13 +1,14 @@
 """The LightningModule: a frozen Hugging Face model with an adapter, its loss, its optimizer and its checkpoints."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
@@ -20,7 +21,7 @@ from bishare.combinations import check_combination
 from bishare.data.prompts import encode_prompts
 from bishare.errors import UserError
 from bishare.guard import STEPS, UpdateGuard
-from bishare.loss import perplexity, token_loss
+from bishare.loss import TokenLoss, perplexity, token_loss
 from bishare.optimization import adamw, parameter_groups, warmup_and_decay
 from bishare.partitions import full_shape, whole_parameters
 from bishare.resume import ExactResume
@@ -42,7 +43,8 @@ class BiShareModule(LightningModule):
         learning_rate: Peak of the schedule.
         lr_factors: Factors of the learning rate by parameter group (``intra.B``) or role (``B``, ``kernel``, ``gate``).
         weight_decay: AdamW's decoupled weight decay.
-        warmup_steps: Optimizer steps over which the rate rises from a hundredth to its peak.
+        warmup_steps: Optimizer steps over which the rate rises from a hundredth to its peak; below 1, a share of the
+            run's steps.
         gradient_checkpointing: Recompute activations in the backward pass (non-re-entrant: shared parameters need it).
         max_new_tokens: Length limit of the answers that ``predict`` writes.
 
@@ -62,15 +64,15 @@ class BiShareModule(LightningModule):
         learning_rate: float = 1e-4,
         lr_factors: dict[str, float] | None = None,
         weight_decay: float = 0.0,
-        warmup_steps: int = 100,
+        warmup_steps: int | float = 100,
         gradient_checkpointing: bool = False,
         max_new_tokens: int = 64,
     ) -> None:
         super().__init__()
         if learning_rate <= 0:
             raise UserError(f"learning_rate is {learning_rate}; it must be positive.")
-        if warmup_steps < 0:
-            raise UserError(f"warmup_steps is {warmup_steps}; it must be 0 or more.")
+        if warmup_steps < 0 or (warmup_steps > 1 and warmup_steps != int(warmup_steps)):
+            raise UserError(f"warmup_steps is {warmup_steps}; it must be a number of steps, or a share below 1.")
         self.save_hyperparameters(logger=False)
         self.base, self.adapter_config = base, adapter
         self.base_dtype, self.revision, self.trust_remote_code = base_dtype, revision, trust_remote_code
@@ -97,16 +99,29 @@ class BiShareModule(LightningModule):
     def configure_model(self) -> None:
         if hasattr(self, "model"):
             return
-        model = load_base(
-            self.base, dtype=self.base_dtype, revision=self.revision, trust_remote_code=self.trust_remote_code
-        )
-        with whole_parameters():
-            inject(model, self.adapter_config)
-        use_packed_attention(model)
+        model = self.load_model()
+        self.adapt(model)
         if self.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self.model = model.train()  # from_pretrained gives it in evaluation mode, and Lightning keeps modes
+
+    def load_model(self) -> PreTrainedModel:
+        """The base model with its weights."""
+        model = load_base(
+            self.base, dtype=self.base_dtype, revision=self.revision, trust_remote_code=self.trust_remote_code
+        )
+        use_packed_attention(model)
+        return model
+
+    def adapt(self, model: PreTrainedModel) -> None:
+        """Freeze the model but for what is trained."""
+        with whole_parameters():
+            inject(model, self.adapter_config)
+
+    def head(self) -> Mapping[str, nn.Parameter]:
+        """What is trained in full beside the adapter, by name in the model: nothing of a language model."""
+        return {}
 
     @property
     def adapter(self) -> Adapter:
@@ -120,9 +135,14 @@ class BiShareModule(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        groups = parameter_groups(self.adapter, learning_rate=self.learning_rate, lr_factors=self.lr_factors)
+        groups = parameter_groups(
+            self.adapter, self.head().values(), learning_rate=self.learning_rate, lr_factors=self.lr_factors
+        )
         optimizer = adamw(groups, weight_decay=self.weight_decay)
-        schedule = warmup_and_decay(optimizer, warmup_steps=self.warmup_steps, total_steps=self._total_steps())
+        total_steps = self._total_steps()
+        share = 0 < self.warmup_steps < 1
+        warmup_steps = round(self.warmup_steps * total_steps) if share else int(self.warmup_steps)
+        schedule = warmup_and_decay(optimizer, warmup_steps=warmup_steps, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _total_steps(self) -> int:
@@ -154,9 +174,13 @@ class BiShareModule(LightningModule):
             rank_zero_info(f"A fresh {self.adapter_config.method} adapter already changes the base model's answers.")
         self._guard = UpdateGuard(self.adapter)
 
+    def loss(self, batch: Batch) -> TokenLoss:
+        """The loss of a micro-batch, summed over its labels."""
+        return token_loss(self.model, batch)
+
     @override
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = token_loss(self.model, batch)
+        loss = self.loss(batch)
         self._step_loss = self._step_loss.to(loss.sum.device) + loss.sum.detach()
         self._step_labels = self._step_labels.to(loss.sum.device) + loss.num_labels
         accumulation, world_size = self.trainer.accumulate_grad_batches, self.trainer.world_size
@@ -193,7 +217,7 @@ class BiShareModule(LightningModule):
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        loss = token_loss(self.model, batch)
+        loss = self.loss(batch)
         self.val_loss.update(loss.mean(), weight=loss.num_labels)
         self.val_accuracy.update(loss.num_correct / loss.num_labels, weight=loss.num_labels)
 
@@ -245,14 +269,20 @@ class BiShareModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The frozen base is read from its own files again (26 GB at 13B, and nothing in it changed).
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
+        head = self._head_names()
+        state = checkpoint["state_dict"].items()
+        checkpoint["state_dict"] = {k: v for k, v in state if k.startswith(PREFIX) or k in head}
         checkpoint["bishare"] = {"base": self.base, "method": self.adapter_config.method}
+
+    def _head_names(self) -> dict[str, nn.Parameter]:
+        return {f"model.{name}": parameter for name, parameter in self.head().items()}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = {k: v.shape for k, v in checkpoint["state_dict"].items()}
         mine = {k: v.shape for k, v in self.state_dict().items() if k.startswith(PREFIX)}
         mine |= {PREFIX + k: full_shape(p) for k, p in self.adapter.named_parameters()}
+        mine |= {k: full_shape(p) for k, p in self._head_names().items()}
         about = checkpoint.get("bishare", {})
         for name in sorted(saved.keys() | mine.keys()):
             if saved.get(name) != mine.get(name):

@@ -1,6 +1,6 @@
 """AdamW over an adapter's named parameter groups, and the learning-rate schedule."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -12,12 +12,13 @@ from bishare.errors import UserError
 
 
 def parameter_groups(
-    adapter: Adapter, *, learning_rate: float, lr_factors: Mapping[str, float]
+    adapter: Adapter, head: Iterable[nn.Parameter] = (), *, learning_rate: float, lr_factors: Mapping[str, float]
 ) -> list[dict[str, Any]]:
     """The adapter's parameters as optimizer groups, each with its name and learning rate.
 
     Args:
         adapter: Its groups are named ``level.role``, e.g. ``local.A`` or ``intra.kernel``.
+        head: What is trained in full beside it: a group named ``head``, if there is any.
         learning_rate: Of a group without a factor.
         lr_factors: Factor by group name (``intra.B``) or by role for all levels (``B``: LoRA+ of Hayou et al., 2024,
             arXiv:2402.12354); a group's own name wins.
@@ -25,7 +26,9 @@ def parameter_groups(
     Raises:
         UserError: A factor names no group.
     """
-    groups = adapter.groups()
+    groups = dict(adapter.groups())
+    if of_head := list(head):
+        groups["head"] = of_head
     roles = {name.split(".")[-1] for name in groups}
     if unknown := sorted(set(lr_factors) - set(groups) - roles):
         known = ", ".join((*sorted(roles), *groups))

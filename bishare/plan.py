@@ -5,7 +5,7 @@ Base and adapter are built on the meta device, so that the counts are those of t
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from bishare.analysis.memory import Architecture, MemoryEstimate, Setup, archite
 from bishare.analysis.merging import Size, merges_by_count, merges_to_count, merges_to_groups
 from bishare.analysis.parameters import LORA_RANK, ParameterReport, count_parameters, num_lora_values
 from bishare.architectures import build_on_meta, find_architecture
+from bishare.classifier import head_parameters
 from bishare.errors import UserError
 from bishare.settings import Settings, read_settings
-from bishare.setups import data_options, devices_of, positive, setup_of, steps_per_epoch, strategy_of
+from bishare.setups import data_options, devices_of, num_classes_of, positive, setup_of, steps_per_epoch, strategy_of
 
 FP32 = 4
 TENSOR_HEADER = 110
@@ -88,13 +89,17 @@ def run(command: str, arguments: Sequence[str]) -> None:
 def make_plan(settings: Settings) -> Plan:
     """Count and estimate; no weights are read, nothing is downloaded."""
     config = find_architecture(settings.model, settings.files, settings.architecture)
-    model = build_on_meta(config, trust_remote_code=settings.model.trust_remote_code)
+    num_classes = num_classes_of(settings.data)
+    model = build_on_meta(config, num_classes=num_classes, trust_remote_code=settings.model.trust_remote_code)
+    head = [] if num_classes is None else list(head_parameters(model).values())
     adapter = build_adapter(model, settings.model.adapter)
-    before = count_parameters(adapter, model)
+    before = count_parameters(adapter, model, head)
     merging = merge_as_planned(adapter, settings.trainer)
-    after = count_parameters(adapter, model) if merging else None
+    after = count_parameters(adapter, model, head) if merging else None
     bounds = rank_bounds(adapter)
     architecture = architecture_of(model, config)
+    if num_classes is not None:  # the logits are few, and there is one row of them for each example
+        architecture = replace(architecture, vocabulary=num_classes)
     strategy, stage = strategy_of(settings.trainer)
     precision = str(settings.trainer.get("precision") or "32-true")
     device, counts = devices_of(settings.trainer, stage)
@@ -109,7 +114,7 @@ def make_plan(settings: Settings) -> Plan:
         parameters=before,
         merged=after,
         rank_bounds=bounds,
-        files=file_sizes(adapter),
+        files=file_sizes(adapter, head),
         strategy=strategy,
         device=device,
         precision=precision,
@@ -175,11 +180,11 @@ def rank_bounds(adapter: Adapter) -> dict[str, int]:
     return bounds
 
 
-def file_sizes(adapter: Adapter) -> Files:
-    """Bytes of the three kinds of files that a training leaves."""
+def file_sizes(adapter: Adapter, head: Sequence[torch.nn.Parameter] = ()) -> Files:
+    """Bytes of the three kinds of files that a training leaves; the head is what it trains in full, in fp32."""
     live = adapter.live_parameters()
-    stored = [*live.values(), *adapter.file_buffers().values()]
-    resumed = list(adapter.parameters())  # dead ones too
+    stored = [*live.values(), *adapter.file_buffers().values(), *head]
+    resumed = [*adapter.parameters(), *head]  # dead ones too
     kept = [buffer for name, buffer in adapter.named_buffers() if name in adapter.state_dict()]
     rank = adapter.factors(adapter.slots[0]).rank
     return Files(
@@ -218,7 +223,7 @@ def _estimate(
         architecture,
         setup,
         adapter.slots,
-        num_adapter=report.num_live,
+        num_adapter=report.num_live + report.head,
         buffer_bytes=_num_bytes(adapter.buffers()),
         rank=max(bounds.values()),
     )
@@ -239,6 +244,7 @@ def _counts(report: ParameterReport) -> dict[str, Any]:
         "parts": dict(report.live),
         "dead": report.num_dead,
         "base": report.base,
+        "head": report.head,
         "lora_r8": report.lora,
         "fraction_of_base": report.fraction_of_base,
         "fraction_of_lora_r8": report.fraction_of_lora,

@@ -31,6 +31,8 @@ def parameter_table(plan: Plan) -> Table:
         report = plan.merged
     table.add_row(f"of LoRA r={LORA_RANK} ({report.lora:,})", f"{report.fraction_of_lora:.1%}")
     table.add_row(f"of the base ({report.base:,})", f"{report.fraction_of_base:.3%}")
+    if report.head:
+        table.add_row("head, trained in full, apart from these", f"{report.head:,}")
     return table
 
 

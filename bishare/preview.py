@@ -2,6 +2,7 @@
 
 import logging
 from argparse import ArgumentError
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -17,6 +18,8 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 import bishare.data
+from bishare.classification import ClassificationModule
+from bishare.data.classification import ClassificationData, LabelledExamples
 from bishare.data.module import PromptData
 from bishare.data.prompts import NO_LABEL
 from bishare.data.steps import choose_accumulation
@@ -26,6 +29,7 @@ from bishare.lightning_cli import users_mistake
 from bishare.messages import explain
 from bishare.module import BiShareModule
 from bishare.quiet import silence_known_noise
+from bishare.settings import is_classification
 from bishare.setups import devices_of, strategy_of
 
 TRAINED = "bold green"
@@ -49,7 +53,10 @@ def run(command: str, arguments: Sequence[str]) -> None:
     _, num_devices = devices_of(trainer, strategy_of(trainer)[1])
     console = rich.get_console()
     for index in range(min(config.n, len(data.examples))):
-        show_example(console, data, index)
+        if isinstance(data, ClassificationData):
+            show_labelled(console, data, index)
+        else:
+            show_example(console, data, index)
     console.print(summary(data, num_devices))
 
 
@@ -70,6 +77,17 @@ def show_example(console: Console, data: PromptData, index: int) -> None:
     console.print()
 
 
+def show_labelled(console: Console, data: ClassificationData, index: int) -> None:
+    """Print one example to classify as it is tokenised, with its label."""
+    examples = data.examples
+    assert isinstance(examples, LabelledExamples)
+    ids = examples.input_ids[examples.offsets[index] : examples.offsets[index + 1]].tolist()
+    label = f"label {examples.targets[index].item():g}"
+    console.print(Text(f"Example {index + 1}: {len(ids):,} tokens, {label}", style="bold"))
+    console.print(Text(str(data.tokenizer.decode(ids, clean_up_tokenization_spaces=False))), soft_wrap=True)
+    console.print()
+
+
 def marked(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int]) -> Iterator[tuple[str, bool]]:
     """The text of an example in parts, and whether their tokens are trained; the first token never is."""
     trained = [False, *(label != NO_LABEL for label in labels[1:])]
@@ -82,7 +100,7 @@ def marked(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Seque
         before = text
 
 
-def summary(data: PromptData, num_devices: Sequence[int]) -> Table:
+def summary(data: PromptData | ClassificationData, num_devices: Sequence[int]) -> Table:
     """Lengths, what is cut and left out, the trained share, and the micro-batches of a step.
 
     Args:
@@ -93,14 +111,21 @@ def summary(data: PromptData, num_devices: Sequence[int]) -> Table:
     lengths, num_tokens = examples.lengths, int(examples.lengths.sum())
     streamed = isinstance(data, StreamedData)
     table.add_row("examples", f"{len(examples):,}" + (" (the first of a stream)" if streamed else ""))
-    table.add_row("dropped", f"{data.num_dropped:,} (no token of an answer within max_length)")
+    if isinstance(data, PromptData):
+        table.add_row("dropped", f"{data.num_dropped:,} (no token of an answer within max_length)")
     table.add_row("cut", f"{data.num_cut:,} to max_length {data.max_length:,}")
     table.add_row(
         "tokens each",
         f"{lengths.min():,} to {lengths.max():,}, median {np.median(lengths):,.0f}, mean {lengths.mean():,.0f}, "
         f"95 % have at most {np.quantile(lengths, 0.95):,.0f}",
     )
-    table.add_row("trained", f"{int(examples.num_labels.sum()) / num_tokens:.0%} of the tokens")
+    if isinstance(examples, LabelledExamples):
+        counts = sorted(Counter(examples.targets.tolist()).items())
+        scores = f"scores from {counts[0][0]:g} to {counts[-1][0]:g}"
+        classes = ", ".join(f"{label}: {count:,}" for label, count in counts)
+        table.add_row("labels", scores if examples.targets.is_floating_point() else classes)
+    else:
+        table.add_row("trained", f"{int(examples.num_labels.sum()) / num_tokens:.0%} of the tokens")
     table.add_row("optimizer step", f"{data.batch_size:,} examples, about {_tokens_per_step(data):,.0f} tokens")
     table.add_row("micro-batches", "; ".join(_micro_batches(data, num_devices)))
     if not streamed:
@@ -108,11 +133,11 @@ def summary(data: PromptData, num_devices: Sequence[int]) -> Table:
     return table
 
 
-def _tokens_per_step(data: PromptData) -> float:
+def _tokens_per_step(data: PromptData | ClassificationData) -> float:
     return float(data.examples.lengths.mean()) * data.batch_size
 
 
-def _micro_batches(data: PromptData, num_devices: Sequence[int]) -> Iterator[str]:
+def _micro_batches(data: PromptData | ClassificationData, num_devices: Sequence[int]) -> Iterator[str]:
     """The accumulation for each number of devices."""
     for count in num_devices:
         if len(num_devices) > 1 and (data.batch_size % count or len(data.examples) < count):
@@ -129,14 +154,14 @@ def _micro_batches(data: PromptData, num_devices: Sequence[int]) -> Iterator[str
 
 def _parse(command: str, arguments: Sequence[str]) -> Namespace:
     # An exception instead of usage, tip and exit: it becomes one line.
-    parser = _parser(command)
+    parser = _parser(command, classifies=is_classification(arguments))
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:
         raise UserError(explain(str(error), arguments, list(parser.get_defaults().keys()))) from error
 
 
-def _parser(command: str) -> LightningArgumentParser:
+def _parser(command: str, *, classifies: bool) -> LightningArgumentParser:
     """Everything that ``fit`` knows, so that one configuration serves both."""
     parser = LightningArgumentParser(
         prog=f"python -m bishare {command}",
@@ -149,13 +174,15 @@ def _parser(command: str) -> LightningArgumentParser:
     for name in ("seed_everything", "ckpt_path", "weights_only"):
         parser.add_argument(f"--{name}", type=Any, help="As for fit; not used.")
     parser.add_lightning_class_args(Trainer, "trainer")
-    parser.add_lightning_class_args(BiShareModule, "model")
+    parser.add_lightning_class_args(ClassificationModule if classifies else BiShareModule, "model")
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     parser.link_arguments("model.base", "data.init_args.base")
+    if classifies:
+        parser.link_arguments("data.init_args.task", "model.task")
     return parser
 
 
-def _build(config: Namespace) -> PromptData:
+def _build(config: Namespace) -> PromptData | ClassificationData:
     """The data module alone."""
     parser = LightningArgumentParser(exit_on_error=False, default_env=False)
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
@@ -163,6 +190,6 @@ def _build(config: Namespace) -> PromptData:
         data = parser.instantiate_classes(Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
     except ValueError as error:  # jsonargparse wraps what a class says about its arguments
         raise UserError(str(users_mistake(error) or error)) from error
-    if not isinstance(data, PromptData):
+    if not isinstance(data, PromptData | ClassificationData):
         raise UserError(f"data is {type(data).__name__}; preview shows {', '.join(bishare.data.__all__)}.")
     return data

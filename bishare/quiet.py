@@ -21,6 +21,10 @@ _WARNED = (
     # Lightning's own use of torch, and DeepSpeed's.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r"`torch\.distributed\.\w+` is deprecated.*",
+    # A few thousand numbers.
+    r"Metric `SpearmanCorrcoef` will save all targets.*",
+    # Of a model that predicts the same for all, as a fresh one does.
+    r"The variance of predictions or target is close to zero.*",
     # The validation metrics are reduced over the ranks before they are logged.
     r"It is recommended to use `self.log\('val/.*sync_dist=True.*",
 )

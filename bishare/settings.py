@@ -18,6 +18,8 @@ from bishare.errors import UserError
 from bishare.messages import explain
 
 SECTIONS = ("trainer", "data")
+CLASSIFICATION = "ClassificationData"
+"""The data module (it inherits from Lightning) of models that classify."""
 
 
 class ModelSettings:
@@ -34,7 +36,7 @@ class ModelSettings:
         learning_rate: float = 1e-4,
         lr_factors: dict[str, float] | None = None,
         weight_decay: float = 0.0,
-        warmup_steps: int = 100,
+        warmup_steps: int | float = 100,
         gradient_checkpointing: bool = False,
         max_new_tokens: int = 64,
     ) -> None:
@@ -82,6 +84,19 @@ def read_settings(arguments: Sequence[str]) -> Settings:
         architecture=config.architecture,
         json=config.json,
     )
+
+
+def is_classification(arguments: Sequence[str]) -> bool:
+    """Whether the data of a command line are sentences to classify, which decides what is built around the base."""
+    try:
+        ours, theirs = _split(arguments)
+        given = [value for before, value in zip(["", *theirs], theirs, strict=False) if before in ("--config", "-c")]
+        given += [value.removeprefix("--config=") for value in theirs if value.startswith("--config=")]
+        files = [Path(file) for file in given]
+        data = _section("data", files, [_load(file) for file in files], ours)
+    except UserError:
+        return False  # it is said when all arguments are parsed
+    return str(data.get("class_path", "")).rpartition(".")[2] == CLASSIFICATION
 
 
 def _parser() -> ArgumentParser:

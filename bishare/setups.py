@@ -9,8 +9,9 @@ from typing import Any, Literal, cast
 import torch
 
 from bishare.analysis.memory import Setup
+from bishare.data.glue import TASKS, TaskName
 from bishare.errors import UserError
-from bishare.settings import Settings
+from bishare.settings import CLASSIFICATION, Settings
 
 DATA_DEFAULTS = {"batch_size": 64, "tokens_per_micro_batch": 1024, "max_length": 256}
 """Of the data modules, which inherit from Lightning."""
@@ -74,7 +75,8 @@ def setup_of(
         batch_size=options["batch_size"],
         tokens_per_micro_batch=options["tokens_per_micro_batch"],
         max_length=options["max_length"],
-        packing=(settings.data.get("init_args") or {}).get("packing", True) is not False,
+        packing=task_of(settings.data) is None
+        and (settings.data.get("init_args") or {}).get("packing", True) is not False,
         dropout=settings.model.adapter.dropout > 0,
         gradient_checkpointing=settings.model.gradient_checkpointing,
     )
@@ -89,6 +91,26 @@ def data_options(data: Mapping[str, Any]) -> dict[str, int]:
     return options
 
 
+def task_of(data: Mapping[str, Any]) -> TaskName | None:
+    """The task of GLUE, where sentences are classified.
+
+    Raises:
+        UserError: It is not given, or GLUE has no such task.
+    """
+    if str(data.get("class_path", "")).rpartition(".")[2] != CLASSIFICATION:
+        return None
+    task = (data.get("init_args") or {}).get("task")
+    if task not in TASKS:
+        raise UserError(f"data.init_args.task is {task}; GLUE has {', '.join(TASKS)}.")
+    return cast(TaskName, task)
+
+
+def num_classes_of(data: Mapping[str, Any]) -> int | None:
+    """Classes of the task, 1 for scores; None for language models."""
+    task = task_of(data)
+    return None if task is None else TASKS[task].num_classes
+
+
 def steps_per_epoch(data: Mapping[str, Any]) -> int | None:
     """Optimizer steps of an epoch, from a local file or from ``max_examples``; None where neither is given.
 
@@ -96,8 +118,14 @@ def steps_per_epoch(data: Mapping[str, Any]) -> int | None:
     """
     given = data.get("init_args") or {}
     limit = given.get("max_examples")
-    rows = _local_rows(Path(str(given.get("path", ""))).expanduser())
-    if rows is not None:
+    task = task_of(data)
+    if task is not None:
+        folder = Path(str(given.get("path", ""))).expanduser()
+        local = [_local_rows(folder / f"{task}_train{ending}") for ending in (".json", ".jsonl")]
+        rows = next((n for n in local if n is not None), None)
+    else:
+        rows = _local_rows(Path(str(given.get("path", ""))).expanduser())
+    if rows is not None and task is None:
         held_out = given.get("num_validation")
         rows -= min(200, rows // 10) if held_out is None else held_out
     known = [n for n in (rows, limit) if n is not None and n > 0]

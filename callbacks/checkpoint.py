@@ -1,13 +1,15 @@
 """Keeps the adapter folder as new as the newest Lightning checkpoint."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 from typing_extensions import override
 
 from bishare.adapters.checkpoint import save_adapter
 from bishare.partitions import full_fp32
-from callbacks.run import adapter_folder, adapter_of, base_of
+from callbacks.run import adapter_folder, adapter_of, base_of, head_of
 
 
 class AdapterCheckpoint(Callback):
@@ -30,7 +32,12 @@ class AdapterCheckpoint(Callback):
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         adapter = adapter_of(pl_module)
-        live = adapter.live_parameters()
-        values = dict(zip(live, full_fp32(list(live.values())), strict=True))  # on every rank: each may hold a piece
+        values = _whole(adapter.live_parameters())
+        head = _whole(head_of(pl_module))
         if trainer.is_global_zero:
-            save_adapter(adapter, adapter_folder(trainer), base=base_of(pl_module), values=values)
+            save_adapter(adapter, adapter_folder(trainer), base=base_of(pl_module), values=values, head=head)
+
+
+def _whole(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The parameters' values; called on every rank, because each may hold a piece."""
+    return dict(zip(parameters, full_fp32(list(parameters.values())), strict=True))

@@ -9,7 +9,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from bishare.analysis.parameters import LORA_RANK, ParameterReport, count_parameters, num_values
-from callbacks.run import adapter_of, model_of
+from callbacks.run import adapter_of, head_of, model_of
 
 
 class ParameterCount(Callback):
@@ -61,14 +61,14 @@ class ParameterCount(Callback):
         live = num_values(adapter_of(pl_module).live_parameters().values())
         if live != self._tabled:
             self._tabled = self._shown = live
-            rich.get_console().print(parameter_table(count_parameters(adapter_of(pl_module), model_of(pl_module))))
+            rich.get_console().print(parameter_table(_count(pl_module)))
 
     @rank_zero_only
     def _line(self, pl_module: LightningModule) -> None:
         live = num_values(adapter_of(pl_module).live_parameters().values())
         if live != self._shown:
             self._shown = live
-            report = count_parameters(adapter_of(pl_module), model_of(pl_module))
+            report = _count(pl_module)
             rich.get_console().print(
                 f"Trainable parameters: {report.num_live:,} live, {report.num_dead:,} dead, "
                 f"{report.fraction_of_lora:.1%} of LoRA r={LORA_RANK}"
@@ -79,7 +79,7 @@ class ParameterCount(Callback):
         if self._shown == self._logged:
             return
         self._logged = self._shown
-        report = count_parameters(adapter_of(pl_module), model_of(pl_module))
+        report = _count(pl_module)
         metrics = {
             "params/live": report.num_live,
             "params/dead": report.num_dead,
@@ -87,6 +87,10 @@ class ParameterCount(Callback):
         }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def _count(pl_module: LightningModule) -> ParameterReport:
+    return count_parameters(adapter_of(pl_module), model_of(pl_module), head_of(pl_module).values())
 
 
 def parameter_table(report: ParameterReport) -> Table:
@@ -102,4 +106,6 @@ def parameter_table(report: ParameterReport) -> Table:
     table.add_row("all", f"{report.num_live:,}", *([f"{report.num_dead:,}"] if report.num_dead else []), style="bold")
     table.add_row(f"of LoRA r={LORA_RANK} ({report.lora:,})", f"{report.fraction_of_lora:.1%}")
     table.add_row(f"of the base ({report.base:,})", f"{report.fraction_of_base:.2%}")
+    if report.head:
+        table.add_row("head, trained in full, apart from these", f"{report.head:,}")
     return table

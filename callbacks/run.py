@@ -1,5 +1,6 @@
 """What the callbacks read from a running training: the adapter, the base's name, the run folder, TensorBoard."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from bishare.adapters.base import Adapter
 from bishare.errors import UserError
+from bishare.module import BiShareModule
 
 
 def adapter_of(pl_module: LightningModule) -> Adapter:
@@ -30,6 +32,11 @@ def model_of(pl_module: LightningModule) -> nn.Module:
     """The model that carries the adapter: the module's ``model``, or the module itself."""
     model = getattr(pl_module, "model", None)
     return model if isinstance(model, nn.Module) else pl_module
+
+
+def head_of(pl_module: LightningModule) -> Mapping[str, nn.Parameter]:
+    """What the module trains in full beside the adapter, by name in the model: a classification head."""
+    return pl_module.head() if isinstance(pl_module, BiShareModule) else {}
 
 
 def base_of(pl_module: LightningModule) -> str:

@@ -20,16 +20,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bishare.adapters.base import Adapter, AdapterConfig, Slot
 from bishare.adapters.inject import inject, remove
 from bishare.adapters.methods import METHODS
+from bishare.classifier import head_parameters, train_head
 from bishare.errors import UserError
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PICKLES = frozenset((".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"))
 FORMAT = 1
+HEAD = "head."
+"""What the head's names in the file begin with; no adapter has such a parameter."""
 MAX_HEADER = 1 << 24
 """Bytes of inflated header that are read at most; a model of 10,000 weights needs a sixteenth of it."""
 
@@ -42,10 +46,17 @@ class AdapterFile:
     base: str
     slots: tuple[Slot, ...]
     tensors: Mapping[str, Tensor]
+    head: Mapping[str, Tensor]
+    """What was trained in full beside the adapter, by name in the model; empty for language models."""
 
 
 def save_adapter(
-    adapter: Adapter, folder: str | Path, *, base: str = "", values: Mapping[str, Tensor] | None = None
+    adapter: Adapter,
+    folder: str | Path,
+    *,
+    base: str = "",
+    values: Mapping[str, Tensor] | None = None,
+    head: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write ``adapter`` into ``folder``, over an earlier one if there is any, atomically.
 
@@ -54,6 +65,7 @@ def save_adapter(
         folder: Made if it does not exist.
         base: Name of the base model, to be found again.
         values: The live parameters' values by name, where the adapter itself does not hold them whole in fp32.
+        head: What is trained in full beside the adapter, by name in the model: a classification head.
 
     Raises:
         UserError: A tensor is empty (partitioned by ZeRO-3), or the folder can't be written.
@@ -62,6 +74,7 @@ def save_adapter(
         values = {name: p.detach() for name, p in adapter.live_parameters().items()}
     tensors = {name: value.cpu().contiguous() for name, value in values.items()}
     tensors |= {name: b.detach().cpu().contiguous() for name, b in adapter.file_buffers().items()}
+    tensors |= {HEAD + name: value.detach().cpu().contiguous() for name, value in (head or {}).items()}
     for name, tensor in tensors.items():
         if tensor.numel() == 0:
             raise UserError(f"{name} is empty: its values are partitioned; gather them before saving.")
@@ -128,7 +141,8 @@ def read_adapter(folder: str | Path) -> AdapterFile:
         Slot(name=name, layer=layer, kind=kind, in_features=n, out_features=m)
         for name, layer, kind, n, m in about["slots"]
     )
-    return AdapterFile(config, about["base"], slots, tensors)
+    head = {name.removeprefix(HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
+    return AdapterFile(config, about["base"], slots, tensors, head)
 
 
 def _deflate(about: Mapping[str, Any]) -> str:
@@ -153,13 +167,15 @@ def _config(method: str, options: dict[str, Any], path: Path) -> AdapterConfig:
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
-    """Inject the adapter of ``folder`` into ``model``.
+    """Inject the adapter of ``folder`` into ``model``, with the classification head that comes with it, if any.
 
     Raises:
         UserError: As :func:`read_adapter`; or the adapter was trained on a model of other shapes, or a tensor is
             missing, unknown or of another shape. The model is then left as it was.
     """
     file = read_adapter(folder)
+    if file.head:
+        _check_head(model, file.head, folder)
     adapter = inject(model, file.config)
     try:
         check_slots(file, adapter.slots, folder)
@@ -167,7 +183,24 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     except UserError:
         remove(model)
         raise
+    if file.head:
+        assert isinstance(model, PreTrainedModel)
+        train_head(model)
+        with torch.no_grad():
+            _copy(file.head, head_parameters(model))
     return adapter
+
+
+def _check_head(model: nn.Module, head: Mapping[str, Tensor], folder: str | Path) -> None:
+    places = head_parameters(model) if isinstance(model, PreTrainedModel) else {}
+    wanted, found = ({name: list(t.shape) for name, t in tensors.items()} for tensors in (head, places))
+    if wanted != found:
+        name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
+        raise UserError(
+            f"{folder} comes with a classification head that this {type(model).__name__} has not: {name} is "
+            f"{wanted.get(name, 'absent')} there and {found.get(name, 'absent')} here; load it into "
+            "AutoModelForSequenceClassification with as many classes."
+        )
 
 
 def check_slots(file: AdapterFile, slots: Sequence[Slot], folder: str | Path) -> None:

@@ -22,7 +22,9 @@ class ParameterReport:
     lora: int
     """Values of a LoRA of rank 8 on the same weights."""
     base: int
-    """Values of the base model."""
+    """Values of the base model, without what is trained in full."""
+    head: int = 0
+    """Values trained in full beside the adapter: a classification head. They are in none of the other numbers."""
 
     @property
     def num_live(self) -> int:
@@ -43,20 +45,23 @@ class ParameterReport:
         return self.num_live / self.base
 
 
-def count_parameters(adapter: Adapter, base: nn.Module) -> ParameterReport:
+def count_parameters(adapter: Adapter, base: nn.Module, head: Iterable[nn.Parameter] = ()) -> ParameterReport:
     """Count an adapter's values; needs shapes only, so it works on the meta device too.
 
     Args:
         adapter: The adapter to count.
         base: The model it adapts, with or without the adapter inside; a tied weight counts once.
+        head: Parameters of ``base`` that are trained in full.
     """
+    num_head = num_values(head)
     live = {id(parameter) for parameter in adapter.live_parameters().values()}
     groups = adapter.groups()
     return ParameterReport(
         live={part: num_values(p for p in group if id(p) in live) for part, group in groups.items()},
         dead={part: num_values(p for p in group if id(p) not in live) for part, group in groups.items()},
         lora=num_lora_values(adapter.slots),
-        base=num_base_values(base, adapter),
+        base=num_base_values(base, adapter) - num_head,
+        head=num_head,
     )
 
 

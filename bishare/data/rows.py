@@ -4,6 +4,7 @@ alpaca      instruction, input (may be left out), output
 chat        messages: a list of role (system, user, assistant) and content
 sharegpt    conversations: a list of from (system, human, gpt) and value
 completion  prompt, completion
+flan        inputs, targets, taken as instruction and output
 text        text
 """
 
@@ -11,13 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 from bishare.errors import UserError
 
-Format = Literal["auto", "alpaca", "chat", "sharegpt", "completion", "text"]
+Format = Literal["auto", "alpaca", "chat", "sharegpt", "completion", "flan", "text"]
 
 FIRST_FIELDS = {
     "chat": "messages",
     "sharegpt": "conversations",
     "alpaca": "instruction",
     "completion": "prompt",
+    "flan": "inputs",
     "text": "text",
 }
 """The field that tells a format; a row that has several is of the first of these formats."""
@@ -118,6 +120,8 @@ def parse_row(fields: Any, format: Format, where: str) -> AnyRow:
             return _chat(fields, "conversations", "from", "value", SPEAKERS, where)
         case "completion":
             return Completion(text_of(fields, "prompt", where), text_of(fields, "completion", where))
+        case "flan":
+            return Row(text_of(fields, "inputs", where), "", text_of(fields, "targets", where))
         case "text":
             return Text(text_of(fields, "text", where))
     raise AssertionError(format)

@@ -23,6 +23,7 @@ CHAT = Chat((Message("system", "Be brief."), Message("user", "Hi"), Message("ass
         ({"messages": MESSAGES, "prompt": "Hi"}, "chat", CHAT),
         ({"conversations": CONVERSATIONS, "id": 3}, "sharegpt", CHAT),
         ({"prompt": "1, 2,", "completion": " 3"}, "completion", Completion("1, 2,", " 3")),
+        ({"inputs": "1 + 1?", "targets": "2", "task_name": "sums"}, "flan", Row("1 + 1?", "", "2")),
         ({"text": "Once upon a time."}, "text", Text("Once upon a time.")),
     ],
 )

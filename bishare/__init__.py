@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from bishare.adapters.vera import VeRAConfig
     from bishare.classification import ClassificationModule
     from bishare.module import BiShareModule
+    from bishare.serving.pool import AdapterPool
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ASLoRAConfig",
+    "AdapterPool",
     "BiShareConfig",
     "BiShareModule",
     "ClassificationModule",
@@ -34,6 +36,7 @@ __all__ = [
 
 _MODULES = {
     "ASLoRAConfig": "bishare.adapters.aslora",
+    "AdapterPool": "bishare.serving.pool",
     "BiShareConfig": "bishare.adapters.bishare",
     "BiShareModule": "bishare.module",
     "ClassificationModule": "bishare.classification",

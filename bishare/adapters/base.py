@@ -33,6 +33,15 @@ class Factors(NamedTuple):
         return self.A.shape[0]
 
 
+class Scaled(NamedTuple):
+    """An update through a pair that is never trained, ``delta W = diag(b) B diag(d) A``: only d and b are its own."""
+
+    A: Tensor  # [r, in]
+    d: Tensor  # [r]
+    B: Tensor  # [out, r]
+    b: Tensor  # [out], the scale inside
+
+
 def stack(parts: Sequence[Factors]) -> Factors:
     """Add updates by stacking their ranks: ``B1 A1 + B2 A2 = [B1 B2] [A1; A2]``."""
     if len(parts) == 1:
@@ -155,6 +164,13 @@ class Adapter(nn.Module, ABC):
         """
         parts = self.parts(slot).values()
         return Blocks([Block(part.A) for part in parts], [Block(part.B) for part in parts], 1.0)
+
+    def scaled(self, slot: Slot) -> Scaled | None:
+        """The same update as vectors around a frozen pair, where the method has one that all its adapters share.
+
+        A batch of many adapters multiplies by such a pair once, however high its rank is.
+        """
+        return None
 
     @abstractmethod
     def reset_parameters(self) -> None:

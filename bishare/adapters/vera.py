@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bishare.adapters.assembly import Block, Blocks
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.base import Adapter, AdapterConfig, Factors, Scaled, Slot
 from bishare.errors import UserError
 
 
@@ -84,6 +84,11 @@ class VeRA(Adapter):
         d = self.d[slot.key].to(self.A.dtype)
         A = Block(self.A[:, : slot.in_features], d.unsqueeze(1), per_rank=True)
         return Blocks([A], [Block(self._b(slot))], self.scale)
+
+    @override
+    def scaled(self, slot: Slot) -> Scaled:
+        A, B = self.A[:, : slot.in_features], self.B[: slot.out_features]
+        return Scaled(A, self.d[slot.key], B, self.b[slot.key] * self.scale)
 
     def _b(self, slot: Slot) -> Tensor:
         b: Tensor = self.b[slot.key]

@@ -1,0 +1,99 @@
+"""An adapter as it is stored: its live values in one flat buffer, what its layers share held once.
+
+Adapters of one configuration have one layout: one object of the method's class, whose parameters are views of one
+buffer. An adapter is put in there for as long as its factors are assembled.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from bishare.adapters.assembly import rank
+from bishare.adapters.base import Adapter, AdapterConfig, Slot
+from bishare.adapters.checkpoint import AdapterFile, load_tensors
+
+FP32 = 4
+
+
+def compact_bytes(file: AdapterFile) -> int:
+    """Bytes that the adapter of this file takes at most, from the shapes alone."""
+    tensors = file.tensors.values()
+    return sum(t.numel() * (FP32 if t.is_floating_point() else t.element_size()) for t in tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """The values of one adapter."""
+
+    layout: "Layout"
+    values: Tensor  # [live values], fp32
+    runs: Sequence[tuple[int, int]]
+    """Where ``values`` belong in the layout's buffer: (start, stop) one after the other; dead values are left out."""
+    owners: Mapping[str, Tensor]
+    """Which layers share a B: the owner map of each mergeable group."""
+
+
+class Layout:
+    """What all adapters of one configuration have in common.
+
+    Args:
+        config: The configuration.
+        slots: The weights they adapt.
+        device: Where their values are held.
+    """
+
+    def __init__(self, config: AdapterConfig, slots: Sequence[Slot], device: torch.device) -> None:
+        # Initial values are drawn and never read; what else is random must not notice.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
+            self._adapter = config.build(slots).float()
+        parameters = list(self._adapter.parameters())
+        bounds = list(accumulate((p.numel() for p in parameters), initial=0))
+        self._values = torch.empty(bounds[-1], device=device)
+        self._places = {id(p): place for p, place in zip(parameters, pairwise(bounds), strict=True)}
+        for p in parameters:
+            start, stop = self._places[id(p)]
+            p.data = self._values[start:stop].view(p.shape)
+        self._lock = threading.Lock()
+        self.slots = self._adapter.slots
+        scaled = {slot.name: self._adapter.scaled(slot) for slot in self.slots}
+        self.ranks = {s.name: rank(self._adapter.blocks(s).A) for s in self.slots if scaled[s.name] is None}
+        """Rows of the assembled A, by weight; without those whose update is vectors around a frozen pair."""
+        self.num_scales = sum(len(s.d) + len(s.b) for s in scaled.values() if s is not None)
+        """Values of those vectors."""
+
+    @torch.no_grad()
+    def read(self, file: AdapterFile, *, where: str) -> Compact:
+        """The adapter of a file of this configuration.
+
+        Raises:
+            UserError: A tensor is missing, unknown or of another shape; ``where`` names the file.
+        """
+        with self._lock:
+            load_tensors(self._adapter, file.tensors, where=where)
+            runs: list[tuple[int, int]] = []
+            for p in self._adapter.live_parameters().values():
+                start, stop = self._places[id(p)]
+                if runs and runs[-1][1] == start:
+                    runs[-1] = runs[-1][0], stop
+                else:
+                    runs.append((start, stop))
+            owners = {name: group.owner.clone() for name, group in self._adapter.mergeable_groups().items()}
+            return Compact(self, torch.cat([self._values[start:stop] for start, stop in runs]), tuple(runs), owners)
+
+    @contextmanager
+    def holding(self, compact: Compact) -> Iterator[Adapter]:
+        """The adapter with the values of ``compact``, for this thread alone while the context lasts."""
+        assert compact.layout is self
+        with self._lock, torch.no_grad():
+            for name, group in self._adapter.mergeable_groups().items():
+                group.owner.copy_(compact.owners[name])
+                group.refresh()
+            lengths = [stop - start for start, stop in compact.runs]
+            for (start, stop), values in zip(compact.runs, torch.split(compact.values, lengths), strict=True):
+                self._values[start:stop].copy_(values)
+            yield self._adapter

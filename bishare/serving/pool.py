@@ -1,0 +1,259 @@
+"""Many adapters of one base model, and batches in which every row has its own.
+
+    pool = AdapterPool(model, adapter_bytes=1 << 30, factor_bytes=1 << 30)
+    pool.add("anna", "runs/anna/adapter")
+    pool.add("ben", "runs/ben/adapter")
+    tokens = pool.generate(input_ids, ["anna", None, "ben"], attention_mask=mask, max_new_tokens=64)
+
+Adapters are read from their folders when they are first asked for, and held in their own compact form on the model's
+device. The factors of a batch are assembled from there once, for all its forward passes. Both are kept until room is
+needed. All methods may stand in one batch.
+"""
+
+import inspect
+import json
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from bishare.adapters.checkpoint import WEIGHTS, AdapterFile, check_slots, read_adapter
+from bishare.adapters.inject import NAME
+from bishare.adapters.targets import find_slots
+from bishare.errors import UserError
+from bishare.serving.batch import BatchFactors, Shape
+from bishare.serving.compact import FP32, Compact, Layout, compact_bytes
+from bishare.serving.shelf import Prepared, Shelf
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An adapter that can be asked for."""
+
+    name: str
+    folder: Path
+    version: int
+    """Told apart from an earlier adapter of the same name, of which something may still be held."""
+
+
+class AdapterPool:
+    """Serves adapters of one base model. All methods may be called from any thread at any time.
+
+    Beside the two budgets, one adapter's values are held for each configuration in use (for VeRA its random pair too).
+
+    Args:
+        model: The base model without an adapter, on its device; it stays as it is and is put into evaluation mode.
+        adapter_bytes: Bytes of adapters in compact form on the device; the least recently used are dropped, and read
+            from their folders when they are asked for again.
+        factor_bytes: Bytes of assembled factors of batches on the device.
+
+    Raises:
+        UserError: The model carries an adapter already, or a budget is not positive.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, adapter_bytes: int, factor_bytes: int) -> None:
+        if hasattr(model, NAME):
+            raise UserError(f"this {type(model).__name__} carries an adapter; call remove(model) first.")
+        self.model = nn.Module.eval(model)
+        self.adapters: Shelf[Compact] = Shelf(adapter_bytes, "adapter_bytes")
+        self.batches: Shelf[BatchFactors] = Shelf(factor_bytes, "factor_bytes")
+        self._entries: dict[str, _Entry] = {}
+        self._layouts: dict[Hashable, Layout] = {}
+        self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
+        self._versions = count()
+        self._lock = threading.Lock()  # of the entries
+        self._layout_lock = threading.Lock()  # of the layouts and hooks
+        self._current = threading.local()
+
+    # --- which adapters there are ------------------------------------------------------------------------------
+
+    def add(self, name: str, folder: str | Path) -> None:
+        """Let rows ask for the adapter in ``folder`` by ``name``; it is read when the first one does.
+
+        Raises:
+            UserError: The name is taken, or the folder holds no adapter.
+        """
+        if not Path(folder, WEIGHTS).is_file():
+            raise UserError(f"adapter {name!r}: {folder} holds no adapter: {WEIGHTS} is missing.")
+        with self._lock:
+            if name in self._entries:
+                raise UserError(f"adapter {name!r} is there already; remove it first, or add this one by another name.")
+            self._entries[name] = _Entry(name, Path(folder), next(self._versions))
+
+    def remove(self, name: str) -> None:
+        """Forget an adapter; batches that have begun with it end with it.
+
+        Raises:
+            UserError: There is none of this name.
+        """
+        (entry,) = self._find([name])
+        assert entry is not None
+        with self._lock:
+            self._entries.pop(name, None)
+        self.adapters.discard(lambda key: key == entry.version)
+        self.batches.discard(lambda key: entry.version in cast(tuple[int | None, ...], key))
+
+    def names(self) -> list[str]:
+        """The adapters that can be asked for."""
+        with self._lock:
+            return list(self._entries)
+
+    def _find(self, names: Sequence[str | None]) -> list[_Entry | None]:
+        with self._lock:
+            for row, name in enumerate(names):
+                if name is not None and name not in self._entries:
+                    raise UserError(f"row {row} asks for adapter {name!r}, which the pool does not have; add it first.")
+            return [None if name is None else self._entries[name] for name in names]
+
+    # --- running batches ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def batch(self, names: Sequence[str | None]) -> Iterator[None]:
+        """Let every call of the model in this thread use these adapters, one for each row; None is the base model.
+
+        Raises:
+            UserError: An adapter is unknown or its file damaged, or the factors of the batch exceed ``factor_bytes``.
+        """
+        if getattr(self._current, "factors", None) is not None:
+            raise UserError("this thread is inside a batch of this pool already; leave it first.")
+        entries = self._find(names)
+        key = tuple(None if entry is None else entry.version for entry in entries)
+        with torch.no_grad(), self.batches.hold(key, partial(self._prepare_batch, entries)) as factors:
+            self._current.factors = factors
+            try:
+                yield
+            finally:
+                self._current.factors = None
+
+    def logits(self, input_ids: Tensor, names: Sequence[str | None], *, attention_mask: Tensor | None = None) -> Tensor:
+        """One forward pass.
+
+        Args:
+            input_ids: Tokens [b, n].
+            names: An adapter for each row, None for the base model.
+            attention_mask: [b, n], 0 at padding, which may stand on either side.
+
+        Returns:
+            Logits [b, n, vocabulary].
+        """
+        given: dict[str, Any] = {"input_ids": input_ids}
+        if attention_mask is not None:
+            given["attention_mask"] = attention_mask
+            if "position_ids" in inspect.signature(self.model.forward).parameters:
+                given["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
+        with self.batch(names):
+            return cast(Tensor, self.model(**given).logits)
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        names: Sequence[str | None],
+        *,
+        attention_mask: Tensor | None = None,
+        max_new_tokens: int = 64,
+    ) -> Tensor:
+        """Greedy answers, token by token with a key/value cache. For other ways to generate, call the model's own
+        ``generate`` inside :meth:`batch`.
+
+        Args:
+            input_ids: Prompts [b, n], padded on the left.
+            names: An adapter for each row, None for the base model.
+            attention_mask: [b, n], 0 at padding.
+            max_new_tokens: The most tokens that are added to a prompt.
+
+        Returns:
+            Prompts and answers [b, n + at most max_new_tokens]; an answer that ends early is padded on the right.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        generate: Any = self.model.generate
+        with self.batch(names):
+            tokens: Tensor = generate(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self._pad_token(),
+            )
+        return tokens
+
+    def _pad_token(self) -> int | None:
+        """What follows an answer that ended: any token will do, since it is no part of the answer."""
+        config: Any = self.model.generation_config
+        ends = config.eos_token_id
+        end: int | None = ends[0] if isinstance(ends, list) else ends
+        return end if config.pad_token_id is None else int(config.pad_token_id)
+
+    def _add_update(self, name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        """Forward hook of an adapted weight."""
+        factors: BatchFactors | None = getattr(self._current, "factors", None)
+        return None if factors is None else factors.add_update(name, inputs[0], output)
+
+    # --- making what is not there ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _held(self, entry: _Entry) -> Iterator[Compact]:
+        try:
+            with self.adapters.hold(entry.version, partial(self._prepare_adapter, entry)) as compact:
+                yield compact
+        except UserError as error:
+            raise UserError(f"adapter {entry.name!r}: {error}") from error
+
+    def _prepare_adapter(self, entry: _Entry) -> Prepared[Compact]:
+        file = read_adapter(entry.folder)  # maps the file; nothing is on the device yet
+        if file.head:
+            raise UserError(f"{entry.folder} comes with a classification head; a pool serves language models.")
+        layout = self._layout(file, entry.folder)
+        where = str(entry.folder / WEIGHTS)
+        return Prepared(compact_bytes(file), lambda: layout.read(file, where=where))
+
+    def _layout(self, file: AdapterFile, folder: Path) -> Layout:
+        key = file.config.method, json.dumps(asdict(file.config), sort_keys=True), file.slots
+        with self._layout_lock:
+            if key not in self._layouts:
+                check_slots(file, find_slots(self.model, file.config), folder)
+                self._layouts[key] = Layout(file.config, file.slots, self.model.device)
+                for slot in file.slots:
+                    if slot.name not in self._hooks:
+                        module = self.model.get_submodule(slot.name)
+                        self._hooks[slot.name] = module.register_forward_hook(partial(self._add_update, slot.name))
+            return self._layouts[key]
+
+    def _prepare_batch(self, entries: Sequence[_Entry | None]) -> Prepared[BatchFactors]:
+        rows: dict[_Entry, list[int]] = {}
+        for row, entry in enumerate(entries):
+            if entry is not None:
+                rows.setdefault(entry, []).append(row)
+        num_rows = len(entries)
+        num_stored = 1 if len(rows) == 1 and len(next(iter(rows.values()))) == num_rows else num_rows
+        layouts: dict[_Entry, Layout] = {}
+        shapes: dict[str, Shape] = {}
+        for entry in rows:
+            with self._held(entry) as compact:
+                layouts[entry] = compact.layout
+            for slot in layouts[entry].slots:
+                if rank := layouts[entry].ranks.get(slot.name, 0):
+                    known = shapes[slot.name].rank if slot.name in shapes else 0
+                    shapes[slot.name] = Shape(num_stored, max(rank, known), slot.in_features, slot.out_features)
+
+        def build() -> BatchFactors:
+            factors = BatchFactors(num_rows, shapes, dtype=self.model.dtype, device=self.model.device)
+            for entry, its_rows in rows.items():
+                with self._held(entry) as compact:
+                    if compact.layout is not layouts[entry]:
+                        raise UserError(f"{entry.folder} was written over meanwhile; remove and add the adapter.")
+                    with compact.layout.holding(compact) as adapter:
+                        factors.put(adapter, compact.layout.slots, its_rows)
+            return factors
+
+        num_bytes = self.model.dtype.itemsize * sum(shape.num_values for shape in shapes.values())
+        num_bytes += FP32 * num_rows * sum(layout.num_scales for layout in set(layouts.values()))
+        return Prepared(num_bytes, build)

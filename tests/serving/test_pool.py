@@ -1,0 +1,261 @@
+"""Mixed batches give every row what its adapter alone gives; unknown, damaged and removed adapters are errors."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from bishare.adapters.checkpoint import WEIGHTS, load_adapter, save_adapter
+from bishare.adapters.inject import inject, remove
+from bishare.adapters.lora import LoRAConfig
+from bishare.errors import UserError
+from bishare.serving.pool import AdapterPool
+from tests.randomised import randomise
+
+MIB = 1 << 20
+
+
+def ids(rows: int, length: int = 9) -> Tensor:
+    return torch.randint(3, 64, (rows, length), generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+def alone(model: PreTrainedModel, folder: Path | None, tokens: Tensor) -> Tensor:
+    """Logits of a model that carries this one adapter."""
+    if folder is None:
+        return model(input_ids=tokens).logits
+    load_adapter(model, folder)
+    logits = model(input_ids=tokens).logits
+    remove(model)
+    return logits
+
+
+@torch.no_grad()
+def greedy(model: PreTrainedModel, folder: Path | None, prompt: Tensor, num_tokens: int) -> Tensor:
+    """Greedy answer to one prompt [n], without a cache and without padding."""
+    tokens = prompt[None]
+    for _ in range(num_tokens):
+        tokens = torch.cat([tokens, alone(model, folder, tokens)[:, -1:].argmax(-1)], 1)
+    return tokens[0, len(prompt) :]
+
+
+@pytest.fixture
+def pool(tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]) -> AdapterPool:
+    pool = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=8 * MIB)
+    for name, folder in adapter_folders.items():
+        pool.add(name, folder)
+    return pool
+
+
+def test_every_row_of_a_mixed_batch_has_the_logits_of_its_adapter_alone(
+    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+) -> None:
+    names: list[str | None] = [*adapter_folders, None]
+    tokens = ids(len(names))
+    logits = pool.logits(tokens, names)
+    model = tiny_model("llama")
+    base = alone(model, None, tokens)
+    for row, name in enumerate(names):
+        expected = alone(model, adapter_folders[name] if name else None, tokens[row : row + 1])[0]
+        assert (logits[row] - expected).abs().max() < 1e-5, name
+        assert name is None or (expected - base[row]).abs().max() > 1e-2, f"{name} does nothing: the test is blind"
+
+
+def test_left_and_right_padding_do_not_change_the_logits_of_a_row(
+    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+) -> None:
+    names = ["kronecker", "gate", "kronecker", "aslora"]
+    lengths, width = [3, 9, 5, 7], 9
+    tokens, mask = ids(4, width), torch.ones(4, width, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        mask[row, : width - length] = 0
+        tokens[row, : width - length] = 0
+    logits = pool.logits(tokens, names, attention_mask=mask)
+    flipped = pool.logits(tokens.flip(1), names, attention_mask=mask.flip(1))
+    model = tiny_model("llama")
+    for row, (name, length) in enumerate(zip(names, lengths, strict=True)):
+        prompt = tokens[row : row + 1, width - length :]
+        assert (logits[row, width - length :] - alone(model, adapter_folders[name], prompt)[0]).abs().max() < 1e-5
+        reverse = alone(model, adapter_folders[name], prompt.flip(1))[0]
+        assert (flipped[row, :length] - reverse).abs().max() < 1e-5
+
+
+def test_generation_of_a_left_padded_mixed_batch_equals_that_of_each_prompt_alone(
+    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+) -> None:
+    names = ["slice", None, "kronecker", "aslora, merged", "lora of another rank"]
+    tokens, mask = ids(5, 8), torch.ones(5, 8, dtype=torch.int64)
+    for row, padding in enumerate((0, 3, 5, 1, 2)):
+        mask[row, :padding] = 0
+        tokens[row, :padding] = 0
+    answers = pool.generate(tokens, names, attention_mask=mask, max_new_tokens=6)[:, 8:]
+    model = tiny_model("llama")
+    for row, name in enumerate(names):
+        prompt = tokens[row][mask[row].bool()]
+        expected = greedy(model, adapter_folders[name] if name else None, prompt, 6).tolist()
+        if 2 in expected:  # the end of text; what follows is padding
+            expected = expected[: expected.index(2) + 1]
+        assert answers[row, : len(expected)].tolist() == expected, name
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neox", "qwen2"])
+def test_other_architectures_are_served_too(
+    architecture: str, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+
+    model = tiny_model(architecture)
+    adapter = inject(model, LoRAConfig(r=2, targets=["qkv", "down"] if architecture.startswith("gpt") else ["q", "v"]))
+    randomise(adapter)
+    save_adapter(adapter, tmp_path)
+    remove(model)
+    pool = AdapterPool(model, adapter_bytes=MIB, factor_bytes=MIB)
+    pool.add("one", tmp_path)
+    tokens = ids(3)
+    logits = pool.logits(tokens, ["one", None, "one"])
+    fresh = tiny_model(architecture)
+    for row, folder in enumerate((tmp_path, None, tmp_path)):
+        assert (logits[row] - alone(fresh, folder, tokens[row : row + 1])[0]).abs().max() < 1e-5
+
+
+def test_a_batch_of_one_adapter_stores_its_factors_once(pool: AdapterPool) -> None:
+    tokens = ids(6)
+    mixed = pool.logits(tokens, ["kronecker"] * 5 + [None])
+    several = pool.batches.used
+    pool.batches.discard(lambda _: True)
+    same = pool.logits(tokens, ["kronecker"] * 6)
+    assert pool.batches.used * 6 == several
+    assert (same[:5] - mixed[:5]).abs().max() < 1e-5
+
+
+def test_the_factors_of_a_batch_are_built_once(pool: AdapterPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pool.logits(ids(2), ["slice", "gate"])
+    monkeypatch.setattr("bishare.serving.batch.assemble", None)
+    assert torch.equal(pool.logits(ids(2), ["slice", "gate"]), first)
+
+
+def test_an_unknown_name_is_an_error_and_never_the_base_model(pool: AdapterPool) -> None:
+    with pytest.raises(UserError, match="row 1 asks for adapter 'kroneker', which the pool does not have"):
+        pool.logits(ids(2), ["gate", "kroneker"])
+
+
+def test_a_removed_adapter_is_unknown_and_another_may_take_its_name(
+    pool: AdapterPool, adapter_folders: dict[str, Path]
+) -> None:
+    gate, kronecker = (pool.logits(ids(1), [name]) for name in ("gate", "kronecker"))
+    held = pool.adapters.used
+    pool.remove("gate")
+    assert pool.adapters.used < held
+    with pytest.raises(UserError, match="'gate'"):
+        pool.logits(ids(1), ["gate"])
+    pool.add("gate", adapter_folders["kronecker"])
+    assert torch.equal(pool.logits(ids(1), ["gate"]), kronecker)
+    assert not torch.allclose(gate, kronecker)
+
+
+def test_an_adapter_removed_inside_a_batch_serves_it_to_its_end(pool: AdapterPool) -> None:
+    tokens = ids(1)
+    expected = pool.logits(tokens, ["gate"])
+    with pool.batch(["gate"]):
+        pool.remove("gate")
+        assert torch.equal(pool.model(input_ids=tokens).logits, expected)
+    assert pool.batches.used == 0
+
+
+def test_a_name_can_not_be_taken_twice(pool: AdapterPool, adapter_folders: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="'gate' is there already"):
+        pool.add("gate", adapter_folders["slice"])
+
+
+def test_a_folder_without_an_adapter_is_refused(pool: AdapterPool, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"adapter 'new': .* holds no adapter"):
+        pool.add("new", tmp_path / "nowhere")
+
+
+def test_a_batch_of_another_number_of_rows_is_an_error(pool: AdapterPool) -> None:
+    with pytest.raises(UserError, match="named for 2 rows"):
+        pool.logits(ids(3), ["gate", "slice"])
+
+
+def test_a_batch_inside_a_batch_is_an_error(pool: AdapterPool) -> None:
+    with pool.batch(["gate"]), pytest.raises(UserError, match="inside a batch"):
+        pool.logits(ids(1), ["slice"])
+    assert pool.logits(ids(1), ["slice"]).shape == (1, 9, 64)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "overwritten", "gone"])
+def test_a_damaged_file_is_the_error_of_those_who_ask_for_it(
+    pool: AdapterPool, adapter_folders: dict[str, Path], damage: str
+) -> None:
+    path = adapter_folders["gate"] / WEIGHTS
+    if damage == "gone":
+        path.unlink()
+    else:
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2] if damage == "cut short" else b"\0" * len(data))
+    used = pool.adapters.used
+    with pytest.raises(UserError, match="adapter 'gate'"):
+        pool.logits(ids(2), ["slice", "gate"])
+    assert pool.batches.used == 0
+    assert pool.adapters.used >= used
+    assert pool.logits(ids(1), ["slice"]).isfinite().all()
+
+
+def test_an_adapter_of_another_base_is_refused(
+    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+
+    save_adapter(inject(tiny_model("gpt2"), LoRAConfig(targets=["c_fc"])), tmp_path, base="gpt2")
+    pool.add("stranger", tmp_path)
+    with pytest.raises(UserError, match=r"adapter 'stranger': .*c_fc"):
+        pool.logits(ids(1), ["stranger"])
+
+
+def test_adapters_beyond_the_budget_are_dropped_and_read_again(
+    tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+) -> None:
+    roomy = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=MIB)
+    sizes = {}
+    for name in ("lora", "slice", "kronecker"):
+        roomy.add(name, adapter_folders[name])
+        before = roomy.adapters.used
+        roomy.logits(ids(1), [name])
+        sizes[name] = roomy.adapters.used - before
+    tight = AdapterPool(tiny_model("llama"), adapter_bytes=sum(sizes.values()) - 1, factor_bytes=MIB)
+    for name in sizes:
+        tight.add(name, adapter_folders[name])
+    for name in (*sizes, *sizes):
+        tight.batches.discard(lambda _: True)
+        assert torch.equal(tight.logits(ids(1), [name]), roomy.logits(ids(1), [name]))
+    assert tight.adapters.peak <= tight.adapters.budget
+    assert len(tight.adapters) == 2
+
+
+def test_a_batch_that_can_never_fit_is_an_error(
+    tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+) -> None:
+    pool = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=1000)
+    pool.add("lora", adapter_folders["lora"])
+    with pytest.raises(UserError, match="factor_bytes is 1,000; raise it"):
+        pool.logits(ids(1), ["lora"])
+    pool = AdapterPool(tiny_model("llama"), adapter_bytes=1000, factor_bytes=MIB)
+    pool.add("lora", adapter_folders["lora"])
+    with pytest.raises(UserError, match=r"adapter 'lora': .* adapter_bytes is 1,000; raise it"):
+        pool.logits(ids(1), ["lora"])
+
+
+def test_a_model_that_carries_an_adapter_is_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama")
+    inject(model, LoRAConfig())
+    with pytest.raises(UserError, match="carries an adapter"):
+        AdapterPool(model, adapter_bytes=MIB, factor_bytes=MIB)
+
+
+def test_an_adapter_takes_four_bytes_for_each_of_its_values(
+    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+) -> None:
+    pool.logits(ids(1), ["kronecker"])
+    adapter = load_adapter(tiny_model("llama"), adapter_folders["kronecker"])
+    assert pool.adapters.used == 4 * adapter.num_parameters()

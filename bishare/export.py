@@ -25,14 +25,10 @@ from bishare.errors import UserError
 from bishare.messages import explain
 from bishare.quiet import silence_known_noise
 
-TOLERANCE = {
-    ("peft", "float32"): 1e-4,
-    ("merged", "float32"): 5e-5,
-    # Rounding to 16 bits moves every weight; this only tells it from a wrong model.
-    ("merged", "float16"): 1e-2,
-    ("merged", "bfloat16"): 1e-1,
-}
-"""The largest difference to the adapter itself that is rounding, as a part of the largest |logit|."""
+# fp32 rounding makes 1e-6 in a sound model and up to 1e-4 in one that training has thrown about, which amplifies it.
+# Rounding to 16 bits moves every weight: there the comparison only tells the export from a wrong model.
+TOLERANCE: dict[str, float] = {"float32": 5e-4, "float16": 1e-2, "bfloat16": 1e-1}
+"""The largest difference to the adapter itself that may be rounding, as a part of the largest |logit|."""
 
 
 @dataclass(kw_only=True)
@@ -98,6 +94,8 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
     base = settings.base or file.base
     if not base:
         raise UserError(f"{settings.adapter} does not name its base model; give it with --base.")
+    if file.head:
+        raise UserError(f"{settings.adapter} comes with a classification head; only language models are exported.")
     dtype, loaded = _types(settings, base)
     options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     model = load_base(base, dtype=loaded, **options)  # type: ignore[arg-type]  # a mapping of two types
@@ -123,7 +121,7 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
             write_merged(model, tokenizer, folder, dtype=getattr(torch, dtype))
             del model, adapter  # room for the second one
             comparison = compare(native, _merged_logits(tokenizer, folder, dtype, settings.trust_remote_code))
-        _check(comparison, TOLERANCE[settings.format, dtype])
+        _check(comparison, TOLERANCE[dtype])
         export = Export(
             format=settings.format,
             out=settings.out,

@@ -303,6 +303,17 @@ def test_wrong_options_end_in_one_line(
     assert line in refused(capsys, tmp_path)
 
 
+def test_an_adapter_of_a_classifier_is_refused(
+    adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attached = load_adapter(load_base(base, dtype="float32"), adapter)
+    save_adapter(attached, adapter, base=base, head={"score.weight": torch.ones(2, 64)})
+
+    assert export("merged") == 1
+
+    assert "comes with a classification head" in refused(capsys, tmp_path)
+
+
 def test_an_adapter_that_names_no_base_asks_for_it(
     adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

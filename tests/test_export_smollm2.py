@@ -15,7 +15,7 @@ from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
 from bishare.bases import load_base, load_tokenizer
-from bishare.comparison import PROMPTS, compare, logits_of
+from bishare.comparison import PROMPTS
 from bishare.errors import UserError
 from bishare.export import ExportSettings, export_adapter
 from bishare.sources import find_base
@@ -41,11 +41,10 @@ def test_every_method_on_smollm2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     except UserError as error:
         pytest.skip(str(error))
     model, tokenizer = load_base(BASE, dtype="float32"), load_tokenizer(BASE)
-    plain = logits_of(model, tokenizer)
     for name, config in METHODS.items():
         torch.manual_seed(0)
         adapter = attach(model, config())
-        optimizer = torch.optim.AdamW(adapter.parameters(), lr=2e-2 if name in ("vera", "vblora") else 3e-3)
+        optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2 if name in ("vera", "vblora") else 5e-4)
         for step in range(8):
             tokens = tokenizer(PROMPTS[step], return_tensors="pt")["input_ids"]
             (model(input_ids=tokens, labels=tokens).loss + adapter.zero_of_dead()).backward()
@@ -56,13 +55,13 @@ def test_every_method_on_smollm2(tmp_path: Path, capsys: pytest.CaptureFixture[s
                     group.tie(*group.live[step : step + 2])
         folder = tmp_path / name
         save_adapter(adapter, folder, base=BASE)
-        change = compare(plain, logits_of(model, tokenizer))
         remove(model)
-        assert change.relative > 1e-2
         for form, tolerance in (("peft", 1e-4), ("merged", 5e-5)):
             settings = ExportSettings(adapter=str(folder), format=form, out=str(folder / form))
-            comparison = export_adapter(settings, folder / form).comparison
+            export = export_adapter(settings, folder / form)
+            comparison = export.comparison
             with capsys.disabled():
-                print(f"\n{name:20}{form:8}{comparison}; the adapter moved them by {change.difference:.2f}", end="")
+                print(f"\n{name:20}{form:8}{comparison}; the adapter moved them by {export.change:.2f}", end="")
+            assert export.change > 1e-2 * comparison.largest
             assert comparison.relative < tolerance
             assert comparison.num_equal == comparison.num_positions

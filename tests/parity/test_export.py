@@ -49,8 +49,12 @@ def test_every_method_from_a_checkpoint_of_zero_3(
             assert torch.equal(tensor, state[f"model.bishare.{key}"]), (name, key)
         for form, tolerance in (("peft", 1e-4), ("merged", 5e-5)):
             settings = ExportSettings(adapter=str(folder / "adapter"), format=form, out=str(folder / form))
-            comparison = export_adapter(settings, folder / form).comparison
+            export = export_adapter(settings, folder / form)
+            comparison = export.comparison
             with capsys.disabled():
-                print(f"\n{dtype:10}{name:20}{form:8}{comparison}", end="")
+                print(
+                    f"\n{dtype:10}{name:20}{form:8}{comparison}; the adapter moved them by {export.change:.2f}", end=""
+                )
+            assert export.change > 1e-2 * comparison.largest
             assert comparison.relative < tolerance
             assert comparison.num_equal == comparison.num_positions

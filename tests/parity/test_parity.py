@@ -25,6 +25,8 @@ METHODS: dict[str, dict[str, Any]] = {
         "options": {"transform": "kronecker", "size": 16, "merging": True, **RANKS},
         "merging": MERGES,
     },
+    "VeRA": {"method": "vera", "options": {"r": 16, "d_initial": 1.0}},
+    "VB-LoRA": {"method": "vblora", "options": {"r": 2, "num_vectors": 8}},
 }
 STEPS = 12
 Record = dict[str, Any]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import (
@@ -84,6 +86,14 @@ class ClassificationModule(BiShareModule):
             raise UserError(f"task is {task}; GLUE has {', '.join(TASKS)}.")
         self.task = TASKS[task]
         self.metrics = glue_metrics(self.task)
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
+            # The weights arrive in pieces then, and the head's cannot be made fp32 any more.
+            raise UserError("trainer.strategy is ZeRO-3, which cannot train a classification head; use stage 2 or ddp.")
+        return super().configure_callbacks()
 
     @override
     def load_model(self) -> PreTrainedModel:

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentParser
 from bishare.adapters.base import AdapterConfig
 from bishare.errors import UserError
 from bishare.messages import explain
+from bishare.trees import load, overlay
 
 SECTIONS = ("trainer", "data")
 CLASSIFICATION = "ClassificationData"
@@ -74,7 +75,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     except ValueError as error:
         raise UserError(str(_users_mistake(error))) from error
     files = [Path(str(file)) for file in config.config or []]
-    trees = [_load(file) for file in files]
+    trees = [load(file) for file in files]
     sections = {name: _section(name, files, trees, ours) for name in SECTIONS}
     return Settings(
         model=cast(ModelSettings, built.model),
@@ -93,7 +94,7 @@ def is_classification(arguments: Sequence[str]) -> bool:
         given = [value for before, value in zip(["", *theirs], theirs, strict=False) if before in ("--config", "-c")]
         given += [value.removeprefix("--config=") for value in theirs if value.startswith("--config=")]
         files = [Path(file) for file in given]
-        data = _section("data", files, [_load(file) for file in files], ours)
+        data = _section("data", files, [load(file) for file in files], ours)
     except UserError:
         return False  # it is said when all arguments are parsed
     return str(data.get("class_path", "")).rpartition(".")[2] == CLASSIFICATION
@@ -138,24 +139,24 @@ def _section(
 ) -> dict[str, Any]:
     section: dict[str, Any] = {}
     for file, tree in zip(files, trees, strict=True):
-        _merge(section, _part(tree.get(name), file.parent))
+        section = overlay(section, _part(tree.get(name), file.parent))
     for key, text in options:
         first, *path = key.split(".")
         if first != name:
             continue
         if not path:
-            _merge(section, _part(yaml.safe_load(text), Path()))
+            section = overlay(section, _part(yaml.safe_load(text), Path()))
             continue
         if name == "data" and path[0] not in ("class_path", "init_args"):
             path = ["init_args", *path]  # the short form
-        _merge(section, _nested(path, yaml.safe_load(text)))
+        section = overlay(section, _nested(path, yaml.safe_load(text)))
     return section
 
 
 def _part(node: Any, folder: Path) -> dict[str, Any]:
     """A section written in place, as a class alone, or in a file of its own."""
     if isinstance(node, str) and node.endswith((".yaml", ".yml", ".json")):
-        return dict(_load(folder / node))
+        return load(folder / node)
     if isinstance(node, str):
         return {"class_path": node}
     return dict(node or {})
@@ -165,36 +166,6 @@ def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
     for key in reversed(path):
         value = {key: value}
     return cast(dict[str, Any], value)
-
-
-def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
-    """Lay ``new`` over ``into``: mappings are merged, ``key+`` appends to a list, all else replaces."""
-    if "class_path" in new and new["class_path"] != into.get("class_path"):
-        into.pop("init_args", None)
-    for key, value in new.items():
-        if key.endswith("+"):
-            into[key[:-1]] = [*_list(into.get(key[:-1])), *_list(value)]
-        elif isinstance(value, Mapping) and isinstance(into.get(key), Mapping):
-            into[key] = dict(into[key])
-            _merge(into[key], value)
-        else:
-            into[key] = value
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _load(file: Path) -> Mapping[str, Any]:
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{file} holds no settings; want keys and values.")
-    return tree
 
 
 def _users_mistake(error: BaseException) -> BaseException:

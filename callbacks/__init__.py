@@ -5,6 +5,7 @@ from callbacks.merging import AdaptiveMerging
 from callbacks.parameters import ParameterCount
 from callbacks.predictions import PredictionWriter
 from callbacks.ranks import RankMonitor
+from callbacks.result import ResultFile
 from callbacks.samples import SampleAnswers
 from callbacks.summary import RunSummary
 from callbacks.throughput import Throughput
@@ -15,6 +16,7 @@ __all__ = [
     "ParameterCount",
     "PredictionWriter",
     "RankMonitor",
+    "ResultFile",
     "RunSummary",
     "SampleAnswers",
     "Throughput",

@@ -36,6 +36,7 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         self._before: float | None = None
         self._after: tuple[int, float] | None = None  # optimizer step, loss
+        self._scores: dict[str, float] = {}  # of a classifier
         self._started: float | None = None  # seconds, monotonic
 
     @override
@@ -65,6 +66,7 @@ class RunSummary(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and VAL_LOSS in trainer.callback_metrics:
             self._after = trainer.global_step, float(trainer.callback_metrics[VAL_LOSS])
+            self._scores = scores(trainer)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,6 +78,8 @@ class RunSummary(Callback):
         assert self._started is not None
         steps = trainer.global_step
         lines = {"validation": loss_line(self._before, self._after, steps)}
+        if self._scores:
+            lines["scores"] = ", ".join(f"{name} {value:.3f}" for name, value in self._scores.items())
         lines["time"] = f"{duration(time.monotonic() - self._started)} for {counted(steps, 'optimizer step')}"
         if any(isinstance(callback, AdapterCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]  # set in Trainer.__init__
             lines["adapter"] = shown(adapter_folder(trainer))
@@ -147,6 +151,14 @@ def loss_line(before: float | None, after: tuple[int, float] | None, last_step: 
     if before is None:
         return f"loss {loss:.3f} {when} (before: not measured; num_sanity_val_steps: -1 does)"
     return f"loss {before:.3f} before, {loss:.3f} {when}: {loss - before:+.3f} nats"
+
+
+def scores(trainer: Trainer) -> dict[str, float]:
+    """What a classifier is judged by, as logged last; nothing of a language model."""
+    found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+    if "val/score" not in found:
+        return {}
+    return {name.removeprefix("val/"): value for name, value in found.items() if name not in (VAL_LOSS, "val/score")}
 
 
 def duration(seconds: float) -> str:

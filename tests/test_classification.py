@@ -94,7 +94,8 @@ def test_a_run_learns_merges_validates_and_predicts(
     merges = [json.loads(line) for line in (tmp_path / "run" / "merges.jsonl").read_text().splitlines()]
     assert [merge["step"] for merge in merges] == [4, 4, 6, 6]
 
-    assert main(["validate", "--config", str(config), "--ckpt_path", "last"]) == 0
+    saved = str(tmp_path / "run" / "config.yaml")
+    assert main(["validate", "--config", saved, "--ckpt_path", "last"]) == 0
     assert "val/score" in capsys.readouterr().out
     assert main(["predict", "--config", str(config), "--ckpt_path", "last"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
@@ -128,10 +129,18 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(config: Path, tmp_path: Path
     assert_equal(values(tmp_path / "run"), values(tmp_path / "again"), rtol=0, atol=0)
 
 
-def test_two_processes_train_what_one_trains(config: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "{class_path: bishare.deepspeed.BiShareDeepSpeed, init_args: {stage: 2}}"])
+def test_two_processes_train_what_one_trains(config: Path, tmp_path: Path, strategy: str) -> None:
     options = ["--config", str(config), "--trainer.max_steps", "7"]
     assert main(["fit", *options]) == 0
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.default_root_dir", str(tmp_path / "two")]
+    two = [
+        "--trainer.devices",
+        "2",
+        "--trainer.strategy",
+        strategy,
+        "--trainer.default_root_dir",
+        str(tmp_path / "two"),
+    ]
     command = [sys.executable, "-m", "bishare", "fit", *options, *two]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
     assert_equal(values(tmp_path / "run"), values(tmp_path / "two"), rtol=1e-3, atol=1e-4)
@@ -145,6 +154,10 @@ def test_two_processes_train_what_one_trains(config: Path, tmp_path: Path) -> No
         (["--data.path", "nowhere.jsonl"], "give the folder that holds sst2_train.jsonl"),
         (["--model.lr_factors", "{hed: 2}"], "lr_factors names 'hed'; this adapter has A, B, head"),
         (["--model.warmup_steps", "2.5"], "warmup_steps is 2.5; it must be a number of steps, or a share below 1"),
+        (
+            ["--trainer.strategy", "{class_path: bishare.deepspeed.BiShareDeepSpeed, init_args: {stage: 3}}"],
+            "ZeRO-3, which cannot train a classification head; use stage 2 or ddp",
+        ),
         (
             ["--trainer.callbacks+", "{class_path: callbacks.SampleAnswers, init_args: {questions: [Why?]}}"],
             "SampleAnswers asks in the words of the data module's render_prompt(), and this data has none",

@@ -1,0 +1,32 @@
+"""Trees of settings laid over one another, and the parts that they name."""
+
+from pathlib import Path
+
+import pytest
+
+from bishare.errors import UserError
+from bishare.trees import overlay, read_tree
+
+
+def test_mappings_merge_lists_replace_or_append_and_neither_tree_changes() -> None:
+    below = {"a": {"b": 1, "c": [1]}, "d": [1]}
+    above = {"a": {"b": 2, "c+": [2]}, "d": [3], "e+": [4]}
+    assert overlay(below, above) == {"a": {"b": 2, "c": [1, 2]}, "d": [3], "e": [4]}
+    assert below == {"a": {"b": 1, "c": [1]}, "d": [1]}
+
+
+def test_another_class_forgets_the_options_of_the_one_below() -> None:
+    below = {"class_path": "A", "init_args": {"r": 1}}
+    assert overlay(below, {"class_path": "B"}) == {"class_path": "B"}
+    assert overlay(below, {"class_path": "A", "init_args": {"s": 2}})["init_args"] == {"r": 1, "s": 2}
+
+
+def test_parts_are_read_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "one.yaml").write_text("two: two.yaml\n")
+    (tmp_path / "sub" / "two.yaml").write_text("x: 1\n")
+    (tmp_path / "top.yaml").write_text("list: [sub/one.yaml]\n")
+    assert read_tree(tmp_path / "top.yaml") == {"list": [{"two": {"x": 1}}]}
+    (tmp_path / "sub" / "two.yaml").write_text("[")
+    with pytest.raises(UserError, match=r"two.yaml is not valid YAML"):
+        read_tree(tmp_path / "top.yaml")

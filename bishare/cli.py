@@ -34,6 +34,7 @@ COMMANDS = {
     "predict": Command("write answers to the prompts of the data", "bishare.lightning_cli:run"),
     "preview": Command("show training examples as the model sees them", "bishare.preview:run"),
     "export": Command("write an adapter as a PEFT LoRA or a full model", "bishare.export:run"),
+    "compare": Command("train several methods alike; write a table and a plot", "bishare.compare.command:run"),
     "plan": Command("count parameters and estimate memory and files, before any download", "bishare.plan:run"),
 }
 

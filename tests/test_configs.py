@@ -5,13 +5,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+import callbacks
 from bishare.bases import load_base_config
+from bishare.compare.comparison import read_comparison
+from bishare.compare.runs import Run, tree_of
 from bishare.lightning_cli import BiShareCLI
 from bishare.sources import find_base
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNNABLE = sorted(CONFIGS.glob("*.yaml"))
-PARTS = sorted(CONFIGS.glob("*/*.yaml"))
+COMPARISONS = sorted(CONFIGS.glob("compare/*.yaml"))
+PARTS = sorted({*CONFIGS.glob("*/*.yaml")} - {*COMPARISONS})
 
 # The devices of a configuration need not be here; everything else is built as it stands.
 ON_CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.strategy", "auto"]
@@ -67,6 +71,22 @@ def test_a_part_opens_with_a_sentence_and_fits_into_a_run(
                     {key: getattr(source, key) for key in given} for source, given in zip(found, value, strict=True)
                 ]
             assert found == value
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_a_comparison_opens_with_a_sentence_and_its_command_and_every_run_is_built(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comments = opening(path)
+    assert comments[-1] == f"#   python -m bishare compare --config configs/compare/{path.name}"
+    comparison = read_comparison(path)
+    assert f" {comparison.num_runs} runs, " in comments[0]
+    monkeypatch.chdir(tmp_path)
+    for method in comparison.methods:
+        run = Run(next(iter(comparison.tasks)), method, comparison.methods[method].learning_rates[0], seed=0)
+        (tmp_path / "fit.yaml").write_text(yaml.safe_dump(tree_of(comparison, run)))
+        cli = BiShareCLI("fit", ["--config", "fit.yaml"], run=False)
+        assert any(isinstance(callback, callbacks.ResultFile) for callback in cli.trainer.callbacks)
 
 
 def test_the_demo_is_smollm2_with_kronecker_on_the_python_documentation() -> None:

@@ -122,6 +122,7 @@ def plot(comparison: Comparison, cells: Sequence[Cell], file: Path) -> None:
     """Score against parameters, a panel for each task, with the standard deviation over seeds as bars."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     tasks = list(comparison.tasks)
     columns = min(2, len(tasks))
@@ -129,6 +130,7 @@ def plot(comparison: Comparison, cells: Sequence[Cell], file: Path) -> None:
     figure = Figure(figsize=(5 * columns + 1.5, 3.6 * lines), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, squeeze=False).flat
+    counts = [r.parameters for cell in cells for r in cell.results if r.score is not None]
     for panel, task in zip(panels, tasks, strict=False):
         for number, (name, method) in enumerate(comparison.methods.items()):
             cell = next((c for c in cells if (c.method, c.task) == (name, task) and c.scores), None)
@@ -139,6 +141,11 @@ def plot(comparison: Comparison, cells: Sequence[Cell], file: Path) -> None:
             style = {"marker": "o^sDvP*X"[number % 8], "color": f"C{number % 10}", "capsize": 3}
             panel.errorbar([parameters], [cell.mean], yerr=spread, label=method.label, **style)
         panel.set_xscale("log")
+        if counts:
+            panel.set_xlim(min(counts) / 1.5, max(counts) * 1.5)
+        panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_xlabel("trained parameters")
         panel.set_ylabel(comparison.metric)
         panel.set_title(task if len(tasks) > 1 else "")

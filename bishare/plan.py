@@ -3,6 +3,7 @@
 Base and adapter are built on the meta device, so that the counts are those of the training itself.
 """
 
+import gc
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -77,7 +78,11 @@ def run(command: str, arguments: Sequence[str]) -> None:
         UserError: For every mistake in the configuration, and if the architecture of the base is not found.
     """
     settings = read_settings(arguments)
-    plan = make_plan(settings)
+    gc.disable()  # building a model imports its code and much else, where collections would take a second
+    try:
+        plan = make_plan(settings)
+    finally:
+        gc.enable()
     if settings.json:
         print(json.dumps(as_json(plan), indent=1))
     else:

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import gc
 import importlib
 import importlib.util
 import os
@@ -34,7 +35,9 @@ COMMANDS = {
     "predict": Command("write answers to the prompts of the data", "bishare.lightning_cli:run"),
     "preview": Command("show training examples as the model sees them", "bishare.preview:run"),
     "export": Command("write an adapter as a PEFT LoRA or a full model", "bishare.export:run"),
+    "evaluate": Command("score an adapter on commonsense, MMLU or GSM8K questions", "bishare.evaluate:run"),
     "compare": Command("train several methods alike; write a table and a plot", "bishare.compare.command:run"),
+    "capacity": Command("count the adapters that fit into a budget of memory", "bishare.capacity:run"),
     "plan": Command("count parameters and estimate memory and files, before any download", "bishare.plan:run"),
 }
 
@@ -60,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.meta_path.insert(0, _OurCallbacks())
         module, function = COMMANDS[name].function.split(":")
-        getattr(importlib.import_module(module), function)(name, rest)
+        gc.disable()  # importing thousands of modules sets off collections that free nothing and take a second
+        run = getattr(importlib.import_module(module), function)
+        gc.enable()
+        run(name, rest)
     except UserError as error:
         return _fail(str(error), code=1)
     except OSError as error:

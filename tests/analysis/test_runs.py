@@ -1,0 +1,79 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from bishare.adapters.aslora import ASLoRAConfig
+from bishare.adapters.checkpoint import save_adapter
+from bishare.adapters.inject import inject
+from bishare.analysis.runs import (
+    owners_of,
+    read_answers,
+    read_curves,
+    read_evaluations,
+    read_merges,
+    read_whole_adapter,
+)
+from bishare.errors import UserError
+from tests.randomised import randomise
+
+
+def test_a_repeated_step_counts_once_with_its_last_value(tmp_path: Path) -> None:
+    for values in ((1.0, 2.0), (3.0, 4.0)):  # a run, and its resume from step 1
+        with SummaryWriter(str(tmp_path)) as writer:
+            for step, value in enumerate(values, start=int(values[0] > 1)):
+                writer.add_scalar("train/loss", value, step)
+    assert read_curves(tmp_path) == {"train/loss": [(0, 1.0), (1, 3.0), (2, 4.0)]}
+
+
+def test_answers_come_by_question_and_step(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_text("answers/0", "**What is it?**\n\nOne.\n\nTwo.", 0)
+        writer.add_text("answers/0", "**What is it?**\n\nThree.", 8)
+        writer.add_text("merge", "not an answer", 8)
+    assert read_answers(tmp_path) == {"What is it?": {0: "One.\n\nTwo.", 8: "Three."}}
+
+
+def test_a_folder_without_events_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run folder"):
+        read_curves(tmp_path)
+
+
+def test_what_a_run_did_not_do_is_empty(tmp_path: Path) -> None:
+    assert read_merges(tmp_path) == []
+    assert read_evaluations(tmp_path) == []
+
+
+def test_merges_are_read_in_order(tmp_path: Path) -> None:
+    record = {
+        "step": 25,
+        "group": "local.q",
+        "layer": 1,
+        "uses": 2,
+        "distance": 0.5,
+        "next_distance": None,
+        "groups_left": 2,
+        "live_parameters": 10,
+        "fraction_of_lora": 0.1,
+    }
+    (tmp_path / "merges.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record | {"step": 30}) + "\n")
+    merges = read_merges(tmp_path)
+    assert [merge.step for merge in merges] == [25, 30]
+    assert merges[0].next_distance is None
+
+
+def test_an_adapter_is_whole_without_its_base(tmp_path: Path, tiny_model) -> None:
+    adapter = inject(tiny_model("llama"), ASLoRAConfig(r=2))
+    randomise(adapter)
+    group = next(iter(adapter.mergeable_groups().values()))
+    group.tie(0, 2)
+    save_adapter(adapter, tmp_path)
+    state = torch.get_rng_state()
+    read = read_whole_adapter(tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert owners_of(read)[group.name] == {0: 2, 1: 1, 2: 2}
+    for slot in adapter.slots:
+        for ours, theirs in zip(adapter.factors(slot), read.factors(slot), strict=True):
+            assert torch.equal(ours, theirs)

@@ -13,6 +13,7 @@ import struct
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from transformers import (
@@ -104,6 +105,7 @@ def _load_model(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model of this kind, and the names of the weights that the base does not hold."""
     source = find_base(base, revision=revision)
+    _refuse_adapter(base, (Path(source.location) / "adapter_config.json").is_file())
     # Left to itself, transformers keeps GGUF weights in their quantised blocks: nothing that can be merged or saved.
     quantization = GgufConfig(dequantize=True) if source.gguf_file else None
     with _errors_of(base, source):
@@ -119,7 +121,17 @@ def _load_model(
         )
     model, report = loaded  # with output_loading_info
     assert isinstance(model, PreTrainedModel)
+    _refuse_adapter(base, getattr(model, "_hf_peft_config_loaded", False))  # one of a hub repository
     return model, sorted(report["missing_keys"])
+
+
+def _refuse_adapter(base: str, found: bool) -> None:
+    """transformers would load an adapter that lies beside the weights, without a word; ours would be the second."""
+    if found:
+        raise UserError(
+            f"base {base} carries an adapter already (adapter_config.json), and a base takes one; give the model "
+            "that it was trained on, or one that it was merged into."
+        )
 
 
 def load_base_config(base: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:

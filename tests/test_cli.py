@@ -4,6 +4,9 @@ import errno
 import json
 import logging
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from bishare.cli import main
 
 Run = Callable[..., int]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +241,7 @@ def test_rows_that_cannot_be_trained_on_are_named(
         (["--model.adapter.r_local", "0", "--model.adapter.r_intra", "0", "--model.adapter.r_inter", "0"], "all 0"),
         (["--model.base", "nobody/no-such-model"], "nobody/no-such-model"),
         (["--model.base", "broken.gguf"], "broken.gguf"),
+        (["--model.base", "adapted"], "adapted carries an adapter already"),
         (
             ["--trainer.strategy", ZERO, "--trainer.precision", "bf16-true"],
             "is bf16-true, which makes the adapter 16 bit",
@@ -252,6 +257,7 @@ def test_rows_that_cannot_be_trained_on_are_named(
         "no rank",
         "unknown name offline",
         "corrupt GGUF",
+        "two adapters on one base",
         "ZeRO in bf16",
         "ZeRO that casts the base",
         "bf16 adapter",
@@ -261,6 +267,7 @@ def test_rows_that_cannot_be_trained_on_are_named(
 def test_what_cannot_be_trained_is_refused_in_one_line(
     options: list[str],
     line: str,
+    base: Path,
     run: Run,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -268,10 +275,27 @@ def test_what_cannot_be_trained_is_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(20))
+    shutil.copytree(base, tmp_path / "adapted")
+    (tmp_path / "adapted" / "adapter_config.json").write_text("{}")
     assert run("fit", *options) == 1
     error = capsys.readouterr().err
     assert line in error.strip().splitlines()[-1]
     assert "Traceback" not in error
+
+
+def test_a_batch_that_two_devices_cannot_share_is_refused_in_one_line(config: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bishare", "fit", "--config", str(config)]
+    options = ["--trainer.devices", "2", "--data.batch_size", "3"]
+    # Runs of other tests in this process leave variables that would tell this one that it is a rank of theirs.
+    left = {"RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    environment = {name: value for name, value in os.environ.items() if name not in left}
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode != 0
+    assert "batch_size is 3, which 2 devices cannot share equally; the nearest: 2 or 4." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("run/**/*.ckpt"))
 
 
 def test_a_loss_that_is_not_finite_ends_in_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

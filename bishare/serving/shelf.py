@@ -67,7 +67,9 @@ class Shelf(Generic[T]):
         Raises:
             UserError: It is larger than the whole shelf.
         """
-        place = self._find(key) or self._make(key, prepare)
+        place = self._find(key)
+        if not place.ready:
+            self._make(place, key, prepare)
         try:
             yield cast(T, place.value)
         finally:
@@ -87,8 +89,8 @@ class Shelf(Generic[T]):
                     self._free(place)
             self._changed.notify_all()
 
-    def _find(self, key: Hashable) -> _Place[T] | None:
-        """The place of ``key``, pinned; None with a new, unready place if the caller is to make the value."""
+    def _find(self, key: Hashable) -> _Place[T]:
+        """The place of ``key``, pinned; it is new and not ready if the caller is to make the value."""
         with self._changed:
             while (place := self._places.get(key)) is not None:
                 if place.ready:
@@ -97,10 +99,9 @@ class Shelf(Generic[T]):
                     return place
                 self._changed.wait()  # somebody is making it; if that fails, the key is gone again
             self._places[key] = _Place()
-            return None
+            return self._places[key]
 
-    def _make(self, key: Hashable, prepare: Callable[[], Prepared[T]]) -> _Place[T]:
-        place = self._places[key]
+    def _make(self, place: _Place[T], key: Hashable, prepare: Callable[[], Prepared[T]]) -> None:
         try:
             num_bytes, build = prepare()
             self._reserve(place, num_bytes)
@@ -115,7 +116,6 @@ class Shelf(Generic[T]):
         with self._changed:
             place.ready = True
             self._changed.notify_all()
-        return place
 
     def _reserve(self, place: _Place[T], num_bytes: int) -> None:
         if num_bytes > self.budget:

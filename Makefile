@@ -29,9 +29,10 @@ test-slow: $(STAMP) ## run the tests that take minutes
 	@$(RUN) -m pytest -q -m slow
 
 .PHONY: bench
-bench: $(STAMP) ## print the tables of speed and memory (an hour); end to end needs DATA=instructions.jsonl
+bench: $(STAMP) ## print the tables of speed and memory (two hours); end to end needs DATA=instructions.jsonl
 	@for dtype in bfloat16 float32; do \
 		$(RUN) benchmarks/overhead.py --dtype $$dtype || exit 1; \
+		$(RUN) benchmarks/serving.py --dtype $$dtype || exit 1; \
 		[ -z "$(DATA)" ] || $(RUN) benchmarks/end_to_end.py --data $(DATA) --dtype $$dtype || exit 1; \
 	done
 

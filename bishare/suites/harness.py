@@ -15,7 +15,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 

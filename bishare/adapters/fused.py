@@ -4,6 +4,8 @@ Backward, with g the gradient of y and h = x Aᵀ:
 
     dBᵀ = hᵀ g        dh = g B        dA = dhᵀ x        dx = g W + dh A
 
+Under dropout x̂ = x ∘ keep stands for x in h and dA, with a factor on h (dropout.py), and dx = g W + (dh A) ∘ keep.
+
 Kept for it: x (one tensor for all siblings), r columns h, and references to W and to the assembled factors. Both
 sums are taken inside the matrix products (``addmm``). Weights that read the same x, such as q, k and v, form all
 their h in one product, with the first of them.
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from bishare.adapters.dropout import Keep, dropped
 
 
 class Frozen(NamedTuple):
@@ -41,7 +45,7 @@ class LowRank(NamedTuple):
 
 
 def first_product(
-    x: Tensor, frozen: Frozen, update: LowRank, *, dropped: Tensor | None, dtype: torch.dtype
+    x: Tensor, frozen: Frozen, update: LowRank, *, keep: Keep | None, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
     """The output, and hᵀ of each further sibling.
 
@@ -49,10 +53,11 @@ def first_product(
         x: Input [..., in].
         frozen: The weight itself.
         update: Its update, and the rows of its siblings.
-        dropped: What the update reads instead of x.
+        keep: What dropout leaves of x for the update.
         dtype: Type of all products.
     """
-    return _First.apply(x, dropped, *frozen, update.A, update.B, tuple(update.ranks), dtype)  # type: ignore[no-any-return, no-untyped-call]
+    mask, factor = (None, 1.0) if keep is None else keep
+    return _First.apply(x, mask, factor, *frozen, update.A, update.B, tuple(update.ranks), dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def next_product(x: Tensor, h: Tensor, frozen: Frozen, B: Tensor, *, dtype: torch.dtype) -> Tensor:
@@ -81,7 +86,8 @@ class _First(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        dropped: Tensor | None,
+        mask: Tensor | None,
+        factor: float,
         weight: Tensor,
         bias: Tensor | None,
         transposed: bool,
@@ -91,20 +97,21 @@ class _First(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> tuple[Tensor, ...]:
         tokens = _flat(x, dtype)
-        read = tokens if dropped is None else _flat(dropped, dtype)
-        h = torch.split(torch.mm(A, read.T), list(ranks))
+        mask = None if mask is None else mask.view(tokens.shape)
+        read = tokens if mask is None else dropped(tokens, mask)
+        products = torch.mm(A, read.T)
+        h = torch.split(products if mask is None else products.mul_(factor), list(ranks))
         y = _frozen(tokens, weight, bias, transposed).addmm_(h[0].T, B)
         # W by reference: ZeRO-3 gathers it for the backward pass of its module.
-        ctx.save_for_backward(read, h[0], weight, A, B)
-        ctx.transposed, ctx.ranks, ctx.shape, ctx.type = transposed, ranks, x.shape, x.dtype
+        ctx.save_for_backward(read, mask, h[0], weight, A, B)
+        ctx.transposed, ctx.ranks, ctx.factor, ctx.shape, ctx.type = transposed, ranks, factor, x.shape, x.dtype
         ctx.set_materialize_grads(False)
         return y.view(*x.shape[:-1], y.shape[-1]), *h[1:]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, *siblings: Tensor | None) -> tuple[Tensor | None, ...]:
-        read, h, weight, A, B = ctx.saved_tensors
-        need_x, need_dropped = ctx.needs_input_grad[:2]
+        read, mask, h, weight, A, B = ctx.saved_tensors
         g = own = g_B = None
         if gradient is not None:
             g = _flat(gradient, read.dtype)
@@ -114,18 +121,21 @@ class _First(torch.autograd.Function):
             for part, rank in zip((own, *siblings), ctx.ranks, strict=True)
         ]
         g_h = parts[0] if len(parts) == 1 else torch.cat(parts)  # [R, tokens]
-        g_x = g_dropped = None
-        if need_x and g is not None:
-            W = weight.to(g.dtype)
-            g_x = torch.mm(g, W.T if ctx.transposed else W)
-            if not need_dropped:
+        if mask is not None:
+            g_h = g_h * ctx.factor
+        g_x = None
+        if ctx.needs_input_grad[0]:
+            if g is not None:
+                W = weight.to(g.dtype)
+                g_x = torch.mm(g, W.T if ctx.transposed else W)
+            if g_x is not None and mask is None:
                 g_x.addmm_(g_h.T, A)
-        elif need_x and not need_dropped:
-            g_x = torch.mm(g_h.T, A)
-        if need_dropped:
-            g_dropped = torch.mm(g_h.T, A).view(ctx.shape).to(ctx.type)
-        g_x = None if g_x is None else g_x.view(ctx.shape).to(ctx.type)
-        return g_x, g_dropped, None, None, None, torch.mm(g_h, read), g_B, None, None
+            else:
+                update = torch.mm(g_h.T, A)
+                update = update if mask is None else dropped(update, mask)
+                g_x = update if g_x is None else g_x.add_(update)
+            g_x = g_x.view(ctx.shape).to(ctx.type)
+        return g_x, None, None, None, None, None, torch.mm(g_h, read), g_B, None, None
 
 
 class _Next(torch.autograd.Function):

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from bishare.adapters.assembly import assemble, rank
 from bishare.adapters.base import Adapter, Factors, Slot
+from bishare.adapters.dropout import draw_keep
 from bishare.adapters.fused import Frozen, LowRank, first_product, next_product, plain_product
 
 
@@ -46,12 +46,12 @@ class SharedInput:
             if not self._waiting:
                 self._input = None
             return next_product(x, h, module.frozen(), B, dtype=dtype)
-        dropped = F.dropout(x, self.p) if self.p and module.training else None
+        keep = draw_keep(x.shape, self.p, x.device) if self.p and module.training else None
         others = [other for other in self.slots if other is not slot]
         every_A = [blocks.A, *(adapter.blocks(other).A for other in others)]
         A = assemble([b for A in every_A for b in A], length=slot.in_features, dtype=dtype, side="A")
         update = LowRank(A, B, [rank(A) for A in every_A])
-        y, *rest = first_product(x, module.frozen(), update, dropped=dropped, dtype=dtype)
+        y, *rest = first_product(x, module.frozen(), update, keep=keep, dtype=dtype)
         self._input, self._grad_enabled = x if others else None, torch.is_grad_enabled()
         self._waiting = {other.key: h for other, h in zip(others, rest, strict=True)}
         return y

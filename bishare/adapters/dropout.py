@@ -1,0 +1,49 @@
+"""Dropout of the update's input: a mask of one byte per value, drawn from 16 random bits per value.
+
+Srivastava et al., 2014. torch draws one float per value on the CPU, in one thread, which takes longer than the
+products that follow; four masks' values from one 64-bit draw take a fifth of that.
+
+    x̂ = x ∘ keep,   update = (x̂ Aᵀ) / (1 - p)  Bᵀ
+
+The factor 1 / (1 - p) goes to the r columns of x̂ Aᵀ, so that the values of x̂ are those of x, or zero.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_WORDS = 2**16
+
+
+class Keep(NamedTuple):
+    """Which values of an input are kept, and what makes up for the others."""
+
+    mask: Tensor  # bool, of the input's shape
+    factor: float
+    """1 over the probability of being kept."""
+
+
+def draw_keep(shape: Sequence[int], p: float, device: torch.device) -> Keep:
+    """Draw which values are kept, from the default generator of the device.
+
+    Args:
+        shape: Shape of the input.
+        p: Probability of dropping a value; on the CPU it is rounded to a multiple of 2^-16.
+        device: Where the mask lies.
+    """
+    if device.type != "cpu":
+        return Keep(torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p), 1 / (1 - p))
+    dropped = min(round(p * _WORDS), _WORDS - 1)
+    size = torch.Size(shape)
+    bits = torch.empty((size.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    words = bits.view(torch.int16)[: size.numel()].view(size)  # uniform over -2^15 ... 2^15 - 1
+    return Keep(words >= dropped - _WORDS // 2, _WORDS / (_WORDS - dropped))
+
+
+def dropped(x: Tensor, mask: Tensor) -> Tensor:
+    """x where the mask is true, else zero; shapes and x's type kept."""
+    if x.element_size() == 2:  # times 1 or 0 in integers keeps the bits or clears them, ten times as fast on the CPU
+        return (x.view(torch.int16) * mask.view(torch.int8)).view(x.dtype)
+    return x * mask

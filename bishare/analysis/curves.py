@@ -80,7 +80,9 @@ def distance_map(distances: Sequence[Sequence[float]], layers: Sequence[int], *,
     side = max(len(layers) * 0.22, 2.4)
     figure = _figure(side + 1.4, side + 0.8, title)
     axis = figure.subplots()
-    image = axis.imshow(distances, cmap="viridis", vmin=0.0)
+    # Without the zeros of the diagonal, beside which all others look alike.
+    others = [[d if i != j else float("nan") for j, d in enumerate(row)] for i, row in enumerate(distances)]
+    image = axis.imshow(others, cmap="viridis")
     axis.set_xticks(range(len(layers)), [str(layer) for layer in layers], fontsize=7)
     axis.set_yticks(range(len(layers)), [str(layer) for layer in layers], fontsize=7)
     axis.set_xlabel("layer", fontsize=8)

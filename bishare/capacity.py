@@ -5,6 +5,8 @@ measured by holding that many adapters; no weights of the base are needed. Besid
 export would take: a plain LoRA of the assembled rank in a slot of a rank that vLLM accepts.
 """
 
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -247,6 +249,7 @@ def hold(compact: Compact, *, most: int) -> dict[int, int]:
     each = compact.values.nbytes + num_bytes(list(compact.owners.values()))
     held: list[tuple[Tensor, ...]] = []
     grown: dict[int, int] = {}
+    return_freed_memory()  # copies would fill what the allocator has kept, and the process not grow
     start = resident_bytes()
     for count in COUNTS if start else ():
         if count * each > most:
@@ -263,6 +266,13 @@ def free_bytes() -> int:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return 0
+
+
+def return_freed_memory() -> None:
+    """Let the C library give freed memory back to the system, where it can (glibc)."""
+    gc.collect()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def resident_bytes() -> int:

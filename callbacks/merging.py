@@ -8,7 +8,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import rich
@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from bishare.adapters.base import Adapter
 from bishare.adapters.groups import MergeableGroup
+from bishare.analysis.merge_log import FILE, MergeRecord
 from bishare.analysis.merging import (
     Candidates,
     Metric,
@@ -34,38 +35,10 @@ from bishare.analysis.merging import (
     merges_to_groups,
 )
 from bishare.analysis.parameters import num_lora_values, num_values
-from bishare.analysis.sharing import Tie, merge_tree, sharing_map
+from bishare.analysis.sharing import Tie, merge_tree, owners_of, sharing_map
 from bishare.errors import UserError
 from bishare.partitions import full_fp32
 from callbacks.run import adapter_of, run_folder, tensorboards
-
-FILE = "merges.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeRecord:
-    """One merge, as it is logged."""
-
-    step: int
-    group: str
-    layer: int
-    """The lower layer."""
-    uses: int
-    """The layer whose B it uses from now on, with every layer that used its own."""
-    distance: float
-    next_distance: float | None
-    """Of the pair that would have been next."""
-    groups_left: int
-    """Bs left in this group."""
-    live_parameters: int
-    fraction_of_lora: float
-
-    def __str__(self) -> str:
-        following = "none" if self.next_distance is None else f"{self.next_distance:.4g}"
-        return (
-            f"step {self.step:,}, {self.group}: layer {self.layer} now uses the B of layer {self.uses}; "
-            f"distance {self.distance:.4g}, next best {following}; {self.groups_left} left"
-        )
 
 
 class AdaptiveMerging(Callback):
@@ -181,7 +154,7 @@ class AdaptiveMerging(Callback):
             path = run_folder(trainer) / FILE
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{FILE}.{os.getpid()}")
-            temporary.write_text("".join(_line(record) for record in self._records), encoding="utf-8")
+            temporary.write_text("".join(record.line() for record in self._records), encoding="utf-8")
             temporary.replace(path)  # merges that a resumed run has yet to repeat are gone
         self._log_counts(trainer, adapter)
 
@@ -313,7 +286,7 @@ class AdaptiveMerging(Callback):
         if not trainer.is_global_zero:
             return
         with (run_folder(trainer) / FILE).open("a", encoding="utf-8") as file:
-            file.write(_line(record))
+            file.write(record.line())
         for tensorboard in tensorboards(trainer):
             tensorboard.add_text("merge", str(record), record.step)
         rich.get_console().print(f"Merge: {record}", highlight=False, soft_wrap=True)
@@ -331,15 +304,14 @@ class AdaptiveMerging(Callback):
         if len(self._records) == self._num_drawn or not trainer.is_global_zero:
             return
         self._num_drawn = len(self._records)
-        groups = adapter_of(pl_module).mergeable_groups()
-        owners = {
-            name: {layer: g.layers[owner] for layer, owner in zip(g.layers, g.owners, strict=True)}
-            for name, g in groups.items()
-        }
+        adapter = adapter_of(pl_module)
+        groups = adapter.mergeable_groups()
         ties = {name: [Tie(r.step, r.layer, r.uses) for r in self._records if r.group == name] for name in groups}
         when = f"step {trainer.global_step:,}"
         for tensorboard in tensorboards(trainer):
-            tensorboard.add_figure("merge/map", sharing_map(owners, title=f"whose B, {when}"), trainer.global_step)
+            tensorboard.add_figure(
+                "merge/map", sharing_map(owners_of(adapter), title=f"whose B, {when}"), trainer.global_step
+            )
             layers = {name: group.layers for name, group in groups.items()}
             tree = merge_tree(layers, ties, title=f"merge tree, {when}")
             tensorboard.add_figure("merge/tree", tree, trainer.global_step)
@@ -349,7 +321,3 @@ _NOTHING = (
     "AdaptiveMerging: {method} as configured has nothing to merge, because its layers read As of their own. "
     "Set merging: true (bishare), use aslora, or leave the callback out."
 )
-
-
-def _line(record: MergeRecord) -> str:
-    return json.dumps(asdict(record)) + "\n"

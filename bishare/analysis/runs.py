@@ -4,7 +4,7 @@ import json
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,20 +15,6 @@ from bishare.errors import UserError
 
 Curve = list[tuple[int, float]]
 """Optimizer steps and values."""
-
-
-class MergeEvent(NamedTuple):
-    """One line of ``merges.jsonl``: from this step on, ``layer`` uses the B of layer ``uses``."""
-
-    step: int
-    group: str
-    layer: int
-    uses: int
-    distance: float
-    next_distance: float | None
-    groups_left: int
-    live_parameters: int
-    fraction_of_lora: float
 
 
 def read_curves(run: str | Path) -> dict[str, Curve]:
@@ -59,14 +45,6 @@ def read_answers(run: str | Path) -> dict[str, dict[int, str]]:
     return dict(answers)
 
 
-def read_merges(run: str | Path) -> list[MergeEvent]:
-    """The merges of ``callbacks.AdaptiveMerging`` in order; none where nothing merged."""
-    path = Path(run, "merges.jsonl")
-    if not path.is_file():
-        return []
-    return [MergeEvent(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def read_evaluations(run: str | Path) -> list[dict[str, Any]]:
     """What ``evaluate`` wrote beside the run's adapter, in the order of the files' names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(run, "evaluation").glob("*.json"))]
@@ -83,14 +61,6 @@ def read_whole_adapter(folder: str | Path) -> Adapter:
         adapter = file.config.build(file.slots).float()
     load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
     return adapter
-
-
-def owners_of(adapter: Adapter) -> dict[str, dict[int, int]]:
-    """For every group, the layer whose B each layer uses."""
-    return {
-        name: {layer: group.layers[owner] for layer, owner in zip(group.layers, group.owners, strict=True)}
-        for name, group in adapter.mergeable_groups().items()
-    }
 
 
 def _events(run: str | Path) -> EventAccumulator:

@@ -8,14 +8,9 @@ from torch.utils.tensorboard import SummaryWriter
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.checkpoint import save_adapter
 from bishare.adapters.inject import inject
-from bishare.analysis.runs import (
-    owners_of,
-    read_answers,
-    read_curves,
-    read_evaluations,
-    read_merges,
-    read_whole_adapter,
-)
+from bishare.analysis.merge_log import read_merges
+from bishare.analysis.runs import read_answers, read_curves, read_evaluations, read_whole_adapter
+from bishare.analysis.sharing import owners_of
 from bishare.errors import UserError
 from tests.randomised import randomise
 

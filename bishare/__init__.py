@@ -1,7 +1,8 @@
 """Parameter-sharing LoRA: Bi-Share LoRA and ASLoRA for any Hugging Face model."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bishare.lazy import lazy
 
 if TYPE_CHECKING:
     from bishare.adapters.aslora import ASLoRAConfig
@@ -51,14 +52,4 @@ _MODULES = {
     "unmerge": "bishare.adapters.inject",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on its first use: ``import bishare`` takes milliseconds, torch seconds."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy(globals(), _MODULES)

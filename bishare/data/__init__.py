@@ -1,7 +1,8 @@
 """Data modules, under the names that configurations use."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bishare.lazy import lazy
 
 if TYPE_CHECKING:
     from bishare.data.classification import ClassificationData
@@ -20,14 +21,4 @@ _MODULES = {
     "StreamedData": "bishare.data.streamed",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a data module on its first use: they need Lightning, which `plan` does not wait for."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy(globals(), _MODULES)

@@ -82,9 +82,8 @@ def load_classifier(
     config = load_base_config(base, revision=revision, trust_remote_code=trust_remote_code)
     config.num_labels = num_classes
     level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(
-        logging.ERROR
-    )  # it reports at length that the head is new and the old one is not used
+    # It reports at length that the head is new and the old one is not used.
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         model, missing = _load_model(
             AutoModelForSequenceClassification, base, config, dtype, revision, trust_remote_code

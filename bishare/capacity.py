@@ -26,7 +26,7 @@ from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import Adapter, AdapterConfig, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import read_adapter, save_adapter
-from bishare.adapters.export import VLLM_RANKS
+from bishare.adapters.export import vllm_rank
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.targets import find_slots
 from bishare.adapters.vblora import VBLoRAConfig
@@ -34,7 +34,7 @@ from bishare.adapters.vera import VeRAConfig
 from bishare.analysis.parameters import num_lora_values
 from bishare.architectures import build_on_meta, find_architecture
 from bishare.errors import UserError
-from bishare.plan import build_adapter
+from bishare.plan import build_adapter, num_bytes
 from bishare.serving.batch import BatchFactors, Shape
 from bishare.serving.compact import FP32, Compact, Layout
 from bishare.settings import Settings, read_settings
@@ -143,8 +143,8 @@ def measure(settings: Settings, *, budget: int) -> Report:
         raise UserError(f"the base takes {base_bytes:,} bytes, the budget is {budget:,}; raise --budget-gb.")
     budgets = {f"{budget / 1e9:g} GB": budget}
     if num_base == LLAMA_7B:
-        published = [round(PUBLISHED_BASE + size * count) for size, count in PUBLISHED.values()]
-        budgets |= {f"{num_bytes / 1e9:.2f} GB": num_bytes for num_bytes in published}
+        published = [round(PUBLISHED_BASE + each * count) for each, count in PUBLISHED.values()]
+        budgets |= {f"{size / 1e9:.2f} GB": size for size in published}
     methods = []
     for name, method in compared(settings.model.adapter).items():
         print(f"measuring {name} ...", file=sys.stderr)
@@ -188,10 +188,9 @@ def capacity_of(name: str, adapter: Adapter, slots: Sequence[Slot], *, value_byt
     """
     num_values = adapter.num_parameters()
     owners = [group.owner for group in adapter.mergeable_groups().values()]
-    training = {id(b) for group in adapter.mergeable_groups().values() for b in (group.mean, group.num_steps)}
-    kept = training | {id(b) for b in adapter.file_buffers().values()}
+    kept = {id(b) for b in (*adapter.training_buffers(), *adapter.file_buffers().values())}
     rank = max(adapter.factors(slot).rank for slot in slots)
-    slot_rank = next((r for r in VLLM_RANKS if r >= rank), None)
+    slot_rank = vllm_rank(rank)
     layout = Layout(adapter.config, slots, torch.device("cpu"))
     own = FP32 * num_values + num_bytes(owners)
     with tempfile.TemporaryDirectory() as folder:
@@ -211,10 +210,6 @@ def capacity_of(name: str, adapter: Adapter, slots: Sequence[Slot], *, value_byt
         load_ms=load_ms,
         switch_ms=timed(lambda: switch(compact, value_bytes))[0],
     )
-
-
-def num_bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -4,10 +4,8 @@ Every module outside the encoder belongs to it, and the encoder's pooler: RoBERT
 its encoder, and both have it from another task. The head is fp32 whatever the type of the frozen weights.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -42,11 +40,7 @@ def train_head(model: PreTrainedModel) -> None:
 
 def _cast(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     """Inputs in the type of the head's values, which DeepSpeed may have changed to that of the others."""
-    dtype = next(_floating(module)).dtype
+    dtype = next(p for p in module.parameters() if p.is_floating_point()).dtype
     return tuple(
         value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value for value in arguments
     )
-
-
-def _floating(module: nn.Module) -> Iterator[torch.nn.Parameter]:
-    return (p for p in module.parameters() if p.is_floating_point())

@@ -193,13 +193,13 @@ def file_sizes(adapter: Adapter, head: Sequence[torch.nn.Parameter] = ()) -> Fil
     kept = [buffer for name, buffer in adapter.named_buffers() if name in adapter.state_dict()]
     rank = adapter.factors(adapter.slots[0]).rank
     return Files(
-        adapter=_num_bytes(stored) + TENSOR_HEADER * len(stored),
+        adapter=num_bytes(stored) + TENSOR_HEADER * len(stored),
         peft=FP32 * num_lora_values(adapter.slots, rank) + 2 * TENSOR_HEADER * len(adapter.slots),
-        checkpoint=3 * _num_bytes(resumed) + _num_bytes(kept) + CHECKPOINT_ENTRY * len(resumed),
+        checkpoint=3 * num_bytes(resumed) + num_bytes(kept) + CHECKPOINT_ENTRY * len(resumed),
     )
 
 
-def _num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -229,7 +229,7 @@ def _estimate(
         setup,
         adapter.slots,
         num_adapter=report.num_live + report.head,
-        buffer_bytes=_num_bytes(adapter.buffers()),
+        buffer_bytes=num_bytes(adapter.buffers()),
         rank=max(bounds.values()),
     )
 

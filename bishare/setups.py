@@ -118,14 +118,11 @@ def steps_per_epoch(data: Mapping[str, Any]) -> int | None:
     """
     given = data.get("init_args") or {}
     limit = given.get("max_examples")
-    task = task_of(data)
-    if task is not None:
-        folder = Path(str(given.get("path", ""))).expanduser()
-        local = [_local_rows(folder / f"{task}_train{ending}") for ending in (".json", ".jsonl")]
+    path = Path(str(given.get("path", ""))).expanduser()
+    if (task := task_of(data)) is not None:  # its validation rows are a file of their own
+        local = [_local_rows(path / f"{task}_train{ending}") for ending in (".json", ".jsonl")]
         rows = next((n for n in local if n is not None), None)
-    else:
-        rows = _local_rows(Path(str(given.get("path", ""))).expanduser())
-    if rows is not None and task is None:
+    elif (rows := _local_rows(path)) is not None:
         held_out = given.get("num_validation")
         rows -= min(200, rows // 10) if held_out is None else held_out
     known = [n for n in (rows, limit) if n is not None and n > 0]

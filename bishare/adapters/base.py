@@ -230,8 +230,12 @@ class Adapter(nn.Module, ABC):
 
     def file_buffers(self) -> dict[str, Tensor]:
         """The buffers that the factors depend on, by name; running means and their count serve training only."""
-        training = {id(b) for group in self.mergeable_groups().values() for b in (group.mean, group.num_steps)}
+        training = {id(b) for b in self.training_buffers()}
         return {name: b for name, b in self.named_buffers() if id(b) not in training}
+
+    def training_buffers(self) -> list[Tensor]:
+        """The running means of the mergeable groups and their counts."""
+        return [b for group in self.mergeable_groups().values() for b in (group.mean, group.num_steps)]
 
     def num_parameters(self) -> int:
         """Number of live trainable values."""

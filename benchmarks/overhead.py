@@ -18,7 +18,7 @@ def worker(side: str, base: str, dtype: str, steps: int, shape: tuple[int, int])
 
     from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
-    from bishare.adapters.inject import inject
+    from bishare.adapters.inject import attach
     from bishare.adapters.lora import LoRAConfig
     from bishare.bases import load_base
 
@@ -36,7 +36,7 @@ def worker(side: str, base: str, dtype: str, steps: int, shape: tuple[int, int])
         targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
         model = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules=targets)).train()
     elif side != "limit":
-        inject(model, configs[side])
+        attach(model, configs[side])
     torch.manual_seed(0)
     ids = torch.randint(1000, (shape[0], shape[1]))
     embedded = model.get_input_embeddings()(ids).requires_grad_()

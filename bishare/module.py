@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
-from bishare.adapters.inject import NAME, adapter_of, inject
+from bishare.adapters.inject import NAME, adapter_of, attach
 from bishare.attention import use_packed_attention
 from bishare.bases import load_base, load_tokenizer
 from bishare.combinations import check_combination
@@ -117,7 +117,7 @@ class BiShareModule(LightningModule):
     def adapt(self, model: PreTrainedModel) -> None:
         """Freeze the model but for what is trained."""
         with whole_parameters():
-            inject(model, self.adapter_config)
+            attach(model, self.adapter_config)
 
     def head(self) -> Mapping[str, nn.Parameter]:
         """What is trained in full beside the adapter, by name in the model: nothing of a language model."""

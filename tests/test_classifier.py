@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, LlamaConfig, RobertaConfig
 
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.adapters.lora import LoRAConfig
 from bishare.classifier import head_modules, head_parameters, train_head
 
@@ -25,7 +25,7 @@ def test_the_head_is_what_stands_outside_the_encoder_and_its_pooler(name: str) -
     config, modules = CONFIGS[name]
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     assert set(head_modules(model)) == modules
-    inject(model, LoRAConfig(r=2, targets=["q", "v"]))
+    attach(model, LoRAConfig(r=2, targets=["q", "v"]))
     assert set(head_modules(model)) == modules, "the adapter is no head"
 
 
@@ -33,7 +33,7 @@ def test_the_head_is_what_stands_outside_the_encoder_and_its_pooler(name: str) -
 def test_a_half_precision_base_has_a_head_in_fp32_that_gets_gradients(name: str) -> None:
     config, _ = CONFIGS[name]
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
-    adapter = inject(model, LoRAConfig(r=2, targets=["q", "v"]))
+    adapter = attach(model, LoRAConfig(r=2, targets=["q", "v"]))
     train_head(model)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {*head_parameters(model), *(f"bishare.{n}" for n, _ in adapter.named_parameters())}

@@ -7,7 +7,7 @@ import pytest
 
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.bases import load_base
 from bishare.cli import main
 from bishare.suites.catalog import SUITES
@@ -36,7 +36,7 @@ def rows(tmp_path: Path) -> Path:
 
 def save(base: Path, folder: Path, *, trained: bool = True) -> Path:
     """An adapter for this base; untrained it starts as a no-op."""
-    adapter = inject(load_base(str(base), dtype="float32"), BiShareConfig(r_local=1, size=8))
+    adapter = attach(load_base(str(base), dtype="float32"), BiShareConfig(r_local=1, size=8))
     if trained:
         randomise(adapter)
     save_adapter(adapter, folder, base=str(base))

@@ -11,7 +11,7 @@ from transformers.models.granite import GraniteForCausalLM
 
 import bishare.head
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.attention import can_pack, model_inputs, use_packed_attention
 from bishare.data.packing import pack, unpack
 from bishare.head import head_of
@@ -35,7 +35,7 @@ def adapted(tiny_model: ModelFactory, architecture: str, **options: object) -> P
     model = tiny_model(architecture)
     if architecture == "mistral":
         model.config.sliding_window = None
-    adapter = inject(model, BiShareConfig(targets=["q", "up", "down"], size=24, **options))
+    adapter = attach(model, BiShareConfig(targets=["q", "up", "down"], size=24, **options))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in adapter.parameters():

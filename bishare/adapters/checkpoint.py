@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.base import Adapter, AdapterConfig, Slot
-from bishare.adapters.inject import inject, remove
+from bishare.adapters.inject import attach, remove
 from bishare.adapters.methods import METHODS
 from bishare.classifier import head_parameters, train_head
 from bishare.errors import UserError
@@ -176,7 +176,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
     file = read_adapter(folder)
     if file.head:
         _check_head(model, file.head, folder)
-    adapter = inject(model, file.config)
+    adapter = attach(model, file.config)
     try:
         check_slots(file, adapter.slots, folder)
         load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))

@@ -60,9 +60,6 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
     return adapter
 
 
-inject = attach  # its name inside the package
-
-
 def remove(model: nn.Module) -> None:
     """Take the adapter out; weights, module types and ``requires_grad`` are again what they were, bitwise."""
     adapter = adapter_of(model)

@@ -7,12 +7,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, RobertaConfig, RobertaModel
 
 from bishare.adapters.aslora import ASLoRA, ASLoRAConfig
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.errors import UserError
 
 
 def test_one_a_per_kind_and_a_b_per_weight(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    adapter = inject(tiny_model("llama"), ASLoRAConfig(r=3, alpha=6.0))
+    adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3, alpha=6.0))
     assert isinstance(adapter, ASLoRA)
     assert set(adapter.local.A) == {"q", "k", "v", "up", "down"}
     for slot in adapter.slots:
@@ -26,7 +26,7 @@ def test_one_a_per_kind_and_a_b_per_weight(tiny_model: Callable[..., PreTrainedM
 def test_a_is_gaussian_of_variance_one_third_over_its_width_and_b_zero() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(hidden_size=4096, num_hidden_layers=2, vocab_size=8))
-    adapter = inject(model, ASLoRAConfig(r=64, targets=["q"])).to_empty(device="cpu")
+    adapter = attach(model, ASLoRAConfig(r=64, targets=["q"])).to_empty(device="cpu")
     assert isinstance(adapter, ASLoRA)
     torch.manual_seed(0)
     adapter.reset_parameters()
@@ -38,14 +38,14 @@ def test_a_is_gaussian_of_variance_one_third_over_its_width_and_b_zero() -> None
 
 
 def test_one_a_for_all_kinds_where_they_are_equally_wide(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    adapter = inject(tiny_model("llama"), ASLoRAConfig(r=3, a_scope="global", targets=["q", "k", "v", "up"]))
+    adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3, a_scope="global", targets=["q", "k", "v", "up"]))
     assert isinstance(adapter, ASLoRA)
     assert len({adapter.factors(slot).A.data_ptr() for slot in adapter.slots}) == 1
     assert {group.shared_a().data_ptr() for group in adapter.mergeable_groups().values()} == {
         adapter.local.A["all"].data_ptr()
     }
     with pytest.raises(UserError, match=r"q 32, k 32, v 32, up 32, down 56"):
-        inject(tiny_model("llama"), ASLoRAConfig(r=3, a_scope="global"))
+        attach(tiny_model("llama"), ASLoRAConfig(r=3, a_scope="global"))
 
 
 def test_kinds_with_layers_of_several_shapes_are_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
@@ -53,14 +53,14 @@ def test_kinds_with_layers_of_several_shapes_are_refused(tiny_model: Callable[..
     model.model.layers[1].self_attn.q_proj = torch.nn.Linear(32, 40)
 
     with pytest.raises(UserError, match=r"q is 32 x 32 in layer 0 and 40 x 32 in layer 1"):
-        inject(model, ASLoRAConfig(r=3))
+        attach(model, ASLoRAConfig(r=3))
 
 
 @pytest.mark.parametrize(("a_scope", "fraction"), [("per_kind", 73_728), ("global", 67_584)])
 def test_counts_on_roberta_after_the_published_merges(a_scope: str, fraction: int) -> None:
     with torch.device("meta"):
         model = RobertaModel(RobertaConfig())
-    adapter = inject(model, ASLoRAConfig(r=8, targets=["q", "v"], a_scope=a_scope))
+    adapter = attach(model, ASLoRAConfig(r=8, targets=["q", "v"], a_scope=a_scope))
     for group in adapter.mergeable_groups().values():
         for lower in range(7):
             group.tie(lower, lower + 1)

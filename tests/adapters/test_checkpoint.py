@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from bishare.adapters.base import Adapter, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, read_adapter, save_adapter
-from bishare.adapters.inject import adapter_of, inject
+from bishare.adapters.inject import adapter_of, attach
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.methods import METHODS
 from bishare.errors import UserError
@@ -27,7 +27,7 @@ CONFIG = "adapter_config.json"
 
 def adapted(tiny_model: ModelFactory, **options: object) -> Adapter:
     """A Bi-Share adapter on a tiny Llama, every value random."""
-    adapter = inject(tiny_model("llama"), BiShareConfig(size=12, **options))
+    adapter = attach(tiny_model("llama"), BiShareConfig(size=12, **options))
     randomise(adapter)
     return adapter
 
@@ -61,7 +61,7 @@ def assert_refused(tiny_model: ModelFactory, folder: Path, match: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_known_by_the_name_in_its_files(method: str, tiny_model: ModelFactory, tmp_path: Path) -> None:
-    save_adapter(inject(tiny_model("llama"), METHODS[method]()), tmp_path)
+    save_adapter(attach(tiny_model("llama"), METHODS[method]()), tmp_path)
 
     assert json.loads((tmp_path / CONFIG).read_text())["method"] == method
     assert type(read_adapter(tmp_path).config) is METHODS[method]
@@ -121,7 +121,7 @@ def test_the_file_of_a_deep_model_holds_little_but_the_values(
 
 
 def test_saving_replaces_an_earlier_adapter(tiny_model: ModelFactory, tmp_path: Path) -> None:
-    save_adapter(inject(tiny_model("llama"), LoRAConfig(r=2)), tmp_path)
+    save_adapter(attach(tiny_model("llama"), LoRAConfig(r=2)), tmp_path)
     adapter = adapted(tiny_model)
 
     save_adapter(adapter, tmp_path)
@@ -144,7 +144,7 @@ def test_a_save_that_fails_leaves_the_earlier_adapter_and_no_scraps(
 
     monkeypatch.setattr(Path, "replace", disk_full)
     with pytest.raises(UserError, match="No space left"):
-        save_adapter(inject(tiny_model("llama"), LoRAConfig(r=2)), tmp_path)
+        save_adapter(attach(tiny_model("llama"), LoRAConfig(r=2)), tmp_path)
 
     assert sorted(p.name for p in tmp_path.iterdir()) == [CONFIG, WEIGHTS]
     loaded = load_adapter(tiny_model("llama"), tmp_path)
@@ -216,7 +216,7 @@ def test_a_header_that_inflates_without_end_is_refused(tiny_model: ModelFactory,
 
 
 def test_an_adapter_of_another_model_is_refused_and_the_weight_named(tiny_model: ModelFactory, tmp_path: Path) -> None:
-    save_adapter(inject(tiny_model("mistral").half(), LoRAConfig(targets=["q"], layers=[1])), tmp_path, base="other")
+    save_adapter(attach(tiny_model("mistral").half(), LoRAConfig(targets=["q"], layers=[1])), tmp_path, base="other")
     rewrite(tmp_path, header=lambda about: about["slots"][0].__setitem__(3, 48))
 
     assert_refused(tiny_model, tmp_path, match=r"model\.layers\.1\.self_attn\.q_proj.*48.*32")

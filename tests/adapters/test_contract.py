@@ -14,7 +14,7 @@ from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, save_adapter
-from bishare.adapters.inject import adapter_of, inject, merge, remove, unmerge
+from bishare.adapters.inject import adapter_of, attach, merge, remove, unmerge
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
@@ -107,7 +107,7 @@ def pristine(architecture: str, tiny_model: Callable[..., PreTrainedModel]) -> P
 @pytest.fixture
 def adapted(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel:
     """The base model with a randomised adapter."""
-    randomise(inject(base, config))
+    randomise(attach(base, config))
     return base
 
 
@@ -116,7 +116,7 @@ def test_starts_as_a_noop_or_says_that_it_does_not(
 ) -> None:
     before = logits(base, token_ids)
 
-    adapter = inject(base, config)
+    adapter = attach(base, config)
 
     assert adapter.starts_as_noop == (config.method != "vblora")
     assert torch.equal(logits(base, token_ids), before) == adapter.starts_as_noop
@@ -195,7 +195,7 @@ def test_unmerge_gives_the_weights_back_bitwise(adapted: PreTrainedModel, token_
 @pytest.mark.parametrize("merged", [False, True], ids=["adapted", "merged"])
 def test_remove_leaves_no_trace(base: PreTrainedModel, config: AdapterConfig, token_ids: Tensor, merged: bool) -> None:
     before, outputs = snapshot(base), logits(base, token_ids)
-    randomise(inject(base, config))
+    randomise(attach(base, config))
     assert not torch.equal(logits(base, token_ids), outputs)
     if merged:
         merge(base)
@@ -392,7 +392,7 @@ def test_numerical_rank_after_training(
 ) -> None:
     torch.manual_seed(1)
     config = BiShareConfig(transform=transform, kernel=kernel, r_local=2, r_intra=4, r_inter=16, size=32)
-    adapter = inject(wide_model, config)
+    adapter = attach(wide_model, config)
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-2)
     for _ in range(8):
         token_ids = torch.randint(64, (4, 48))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.export import export_rank, vllm_rank, write_peft
-from bishare.adapters.inject import NAME, inject, merge_and_remove
+from bishare.adapters.inject import NAME, attach, merge_and_remove
 from bishare.adapters.lora import LoRA, LoRAConfig
 from tests.adapters.test_contract import ARCHITECTURES, CONFIGS
 from tests.randomised import randomise
@@ -45,7 +45,7 @@ def test_both_exports_are_the_adapter(
     architecture: str, method: str, tiny_model: ModelFactory, token_ids: Tensor, tmp_path: Path
 ) -> None:
     base, native = logits(tiny_model(architecture), token_ids), tiny_model(architecture)
-    adapter = inject(native, CONFIGS[method]())
+    adapter = attach(native, CONFIGS[method]())
     randomise(adapter)
     tie_some(adapter)
     mine = logits(native, token_ids)
@@ -78,7 +78,7 @@ def test_weights_of_differing_rank_are_told_apart_by_patterns(
     tiny_model: ModelFactory, token_ids: Tensor, tmp_path: Path
 ) -> None:
     base, native = logits(tiny_model("llama"), token_ids), tiny_model("llama")
-    adapter = inject(native, UnevenConfig(r=3, targets=["q", "v"]))
+    adapter = attach(native, UnevenConfig(r=3, targets=["q", "v"]))
     randomise(adapter)
     assert export_rank(adapter) == 3
 
@@ -106,7 +106,7 @@ def test_exactly_the_adapted_weights_are_named(
     config: AdapterConfig, expected: list[str], tiny_model: ModelFactory, tmp_path: Path
 ) -> None:
     model = tiny_model("llama")
-    randomise(inject(model, config))
+    randomise(attach(model, config))
 
     write_peft(model, tmp_path, base="tiny")
 
@@ -120,7 +120,7 @@ def test_exactly_the_adapted_weights_are_named(
 
 def test_what_is_left_after_merging_in_is_a_plain_model(tiny_model: ModelFactory) -> None:
     plain, model = tiny_model("llama"), tiny_model("llama")
-    randomise(inject(model, BiShareConfig(size=12)))
+    randomise(attach(model, BiShareConfig(size=12)))
 
     merge_and_remove(model)
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import adapter_of, inject
+from bishare.adapters.inject import adapter_of, attach
 from bishare.adapters.linear import AdaptedWeight
 from bishare.adapters.lora import LoRAConfig
 
@@ -38,7 +38,7 @@ def adapted(tiny_model: ModelFactory, architecture: str, config: AdapterConfig, 
     if architecture in ("gpt2", "gpt_neox"):
         config = copy.deepcopy(config)
         config.targets = ["q", "up", "down"]
-    adapter = inject(model, config)
+    adapter = attach(model, config)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in adapter.parameters():

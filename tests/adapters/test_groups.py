@@ -16,7 +16,7 @@ from bishare.adapters.base import Adapter, AdapterConfig, Slot
 from bishare.adapters.bishare import BiShare, BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, save_adapter
 from bishare.adapters.groups import MergeableGroup
-from bishare.adapters.inject import adapter_of, inject, merge, remove, unmerge
+from bishare.adapters.inject import adapter_of, attach, merge, remove, unmerge
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.transforms import Kronecker
 from bishare.analysis.merging import distances
@@ -53,7 +53,7 @@ def model(
 ) -> PreTrainedModel:
     """A Llama of three layers with a randomised adapter."""
     adapted = tiny_model("llama")
-    randomise(inject(adapted, CONFIGS[request.node.callspec.params["names"]][0]()))
+    randomise(attach(adapted, CONFIGS[request.node.callspec.params["names"]][0]()))
     return adapted
 
 
@@ -240,7 +240,7 @@ def overwrite(path: Path, tensors: dict[str, Tensor]) -> None:
 def test_a_damaged_owner_map_is_refused_and_the_model_left_alone(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path, owners: list[int]
 ) -> None:
-    adapter = inject(tiny_model("llama"), ASLoRAConfig(r=3))
+    adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3))
     save_adapter(adapter, tmp_path)
     path = tmp_path / "adapter_model.safetensors"
     overwrite(path, {"mergeable.local-q.owner": torch.tensor(owners)})
@@ -253,7 +253,7 @@ def test_a_damaged_owner_map_is_refused_and_the_model_left_alone(
 
 
 def test_a_file_that_lacks_a_live_tensor_is_refused(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
-    adapter = inject(tiny_model("llama"), ASLoRAConfig(r=3))
+    adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3))
     adapter.mergeable_groups()["local.q"].tie(0, 2)
     save_adapter(adapter, tmp_path)
     path = tmp_path / "adapter_model.safetensors"
@@ -299,7 +299,7 @@ def test_the_score_of_kronecker_does_not_change_where_the_model_does_not(
     tiny_model: Callable[..., PreTrainedModel], kernel: str
 ) -> None:
     model = tiny_model("llama")
-    adapter = inject(model, merging("kronecker", kernel=kernel, r_intra=4))
+    adapter = attach(model, merging("kronecker", kernel=kernel, r_intra=4))
     assert isinstance(adapter, BiShare)
     randomise(adapter)
     group = adapter.mergeable_groups()["intra"]
@@ -331,7 +331,7 @@ def test_the_score_of_kronecker_does_not_change_where_the_model_does_not(
 
 
 def test_what_kronecker_compares_has_the_size_of_the_update(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    adapter = inject(
+    adapter = attach(
         tiny_model("llama"), merging("kronecker", size=8, r_local=0, r_inter=0, scale=1.0)
     )  # 8 divides all
     randomise(adapter)
@@ -348,14 +348,14 @@ def test_what_kronecker_compares_has_the_size_of_the_update(tiny_model: Callable
 def test_with_all_intra_bs_merged_the_model_is_one_with_a_second_inter_level(
     tiny_model: Callable[..., PreTrainedModel], transform: str
 ) -> None:
-    adapter = inject(tiny_model("llama"), merging(transform))
+    adapter = attach(tiny_model("llama"), merging(transform))
     randomise(adapter)
     group = adapter.mergeable_groups()["intra"]
     group.tie(0, 1)
     group.tie(1, 2)
 
-    second = inject(tiny_model("llama"), merging(transform, merging=False, r_local=0, r_intra=0, r_inter=3))
-    first = inject(tiny_model("llama"), merging(transform, r_intra=0))
+    second = attach(tiny_model("llama"), merging(transform, merging=False, r_local=0, r_intra=0, r_inter=3))
+    first = attach(tiny_model("llama"), merging(transform, r_intra=0))
     assert isinstance(adapter, BiShare)
     assert isinstance(second, BiShare)
     with torch.no_grad():
@@ -371,7 +371,7 @@ def test_with_all_intra_bs_merged_the_model_is_one_with_a_second_inter_level(
 
 def test_methods_with_an_a_per_layer_have_nothing_to_merge(tiny_model: Callable[..., PreTrainedModel]) -> None:
     for config in (LoRAConfig(r=2), BiShareConfig(transform="slice", r_local=1, r_intra=1, r_inter=1)):
-        adapter = inject(tiny_model("llama"), config)
+        adapter = attach(tiny_model("llama"), config)
         assert not config.mergeable
         assert adapter.mergeable_groups() == {}
         assert adapter.dead_parameters() == []

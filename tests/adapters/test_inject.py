@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import adapter_of, inject, merge, remove, unmerge
+from bishare.adapters.inject import adapter_of, attach, merge, remove, unmerge
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
 from tests.randomised import randomise
@@ -40,18 +40,18 @@ def tied_llama(tiny_model: ModelFactory) -> PreTrainedModel:
 def test_the_adapter_is_registered_on_the_model(tiny_model: ModelFactory) -> None:
     model = tiny_model("llama")
 
-    adapter = inject(model, LoRAConfig(r=2))
+    adapter = attach(model, LoRAConfig(r=2))
 
     assert adapter_of(model) is adapter is model.bishare
 
 
 def test_a_second_injection_is_refused_and_the_first_stays(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tiny_model("llama")
-    randomise(inject(model, LoRAConfig(r=2)))
+    randomise(attach(model, LoRAConfig(r=2)))
     before = logits(model, token_ids)
 
     with pytest.raises(UserError, match="already"):
-        inject(model, BiShareConfig(size=12))
+        attach(model, BiShareConfig(size=12))
 
     assert torch.equal(logits(model, token_ids), before)
 
@@ -59,10 +59,10 @@ def test_a_second_injection_is_refused_and_the_first_stays(tiny_model: ModelFact
 def test_a_model_can_be_adapted_again_after_removal(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tiny_model("gpt2")
     before = logits(model, token_ids)
-    randomise(inject(model, LoRAConfig(r=2)))
+    randomise(attach(model, LoRAConfig(r=2)))
     remove(model)
 
-    adapter = inject(model, BiShareConfig(size=12, targets=["up"]))
+    adapter = attach(model, BiShareConfig(size=12, targets=["up"]))
 
     assert torch.equal(logits(model, token_ids), before)
     assert len(adapter.slots) == 3
@@ -73,19 +73,19 @@ def test_a_refused_injection_leaves_the_model_as_it_was(tiny_model: ModelFactory
     before = values(model)
 
     with pytest.raises(UserError):
-        inject(model, LoRAConfig(targets=["q", "nope"]))
+        attach(model, LoRAConfig(targets=["q", "nope"]))
 
     assert_same(values(model), before)
     assert {type(m) for m in model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
     assert all(p.requires_grad for p in model.parameters())
-    inject(model, LoRAConfig())
+    attach(model, LoRAConfig())
 
 
 def test_removal_thaws_only_what_was_trainable_before(tiny_model: ModelFactory) -> None:
     model = tiny_model("bert")
     model.bert.embeddings.requires_grad_(False)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
-    inject(model, LoRAConfig(r=2))
+    attach(model, LoRAConfig(r=2))
     assert {name.split(".")[0] for name, p in model.named_parameters() if p.requires_grad} == {"bishare"}
 
     remove(model)
@@ -94,7 +94,7 @@ def test_removal_thaws_only_what_was_trainable_before(tiny_model: ModelFactory) 
 
 
 def test_an_adapter_is_built_on_the_device_of_its_model(tiny_model: ModelFactory) -> None:
-    adapter = inject(tiny_model("llama").to("meta"), BiShareConfig(size=12))
+    adapter = attach(tiny_model("llama").to("meta"), BiShareConfig(size=12))
 
     assert all(p.is_meta for p in adapter.parameters())
 
@@ -110,7 +110,7 @@ def test_a_model_without_an_adapter_is_named_as_such(
 def test_a_tied_weight_is_warned_of_and_never_merged(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tied_llama(tiny_model)
     with pytest.warns(UserWarning, match="tied") as caught:
-        randomise(inject(model, LoRAConfig(r=2, layers=[0, 1])))
+        randomise(attach(model, LoRAConfig(r=2, layers=[0, 1])))
     for name in ("model.layers.0.self_attn.q_proj", "model.layers.2.self_attn.q_proj"):
         assert name in str(caught[0].message)
     before, outputs = values(model), logits(model, token_ids)
@@ -128,13 +128,13 @@ def test_weights_tied_among_themselves_but_not_adapted_raise_no_warning(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        inject(tiny_model(architecture), LoRAConfig(r=2))
+        attach(tiny_model(architecture), LoRAConfig(r=2))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_bf16_merge_adds_in_fp32_and_casts_once(architecture: str, tiny_model: ModelFactory) -> None:
     model = tiny_model(architecture).bfloat16()
-    adapter = inject(model, BiShareConfig(size=12))
+    adapter = attach(model, BiShareConfig(size=12))
     randomise(adapter)
     before = values(model)
 
@@ -155,7 +155,7 @@ def test_a_bf16_merge_adds_in_fp32_and_casts_once(architecture: str, tiny_model:
 
 def test_merging_twice_and_unmerging_what_is_not_merged_are_refused(tiny_model: ModelFactory) -> None:
     model = tiny_model("llama")
-    randomise(inject(model, LoRAConfig(r=2)))
+    randomise(attach(model, LoRAConfig(r=2)))
     with pytest.raises(UserError, match="not merged"):
         unmerge(model)
     merge(model)
@@ -170,7 +170,7 @@ def test_merging_twice_and_unmerging_what_is_not_merged_are_refused(tiny_model: 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_a_merge_without_originals_is_undone_from_a_fresh_base(architecture: str, tiny_model: ModelFactory) -> None:
     model = tiny_model(architecture)
-    randomise(inject(model, LoRAConfig(r=2)))
+    randomise(attach(model, LoRAConfig(r=2)))
     before = values(model)
     merge(model, keep_originals=False)
     merged = values(model)
@@ -186,7 +186,7 @@ def test_a_merge_without_originals_is_undone_from_a_fresh_base(architecture: str
 
 def test_a_merge_that_fails_half_way_leaves_the_model_as_it_was(tiny_model, token_ids, monkeypatch) -> None:
     model = tiny_model("llama")
-    adapter = inject(model, LoRAConfig(r=2))
+    adapter = attach(model, LoRAConfig(r=2))
     randomise(adapter)
     before = model(token_ids).logits
     whole, calls = adapter.factors, []
@@ -211,4 +211,4 @@ def test_a_weight_whose_forward_is_replaced_is_refused(tiny_model) -> None:
     module = model.get_submodule("model.layers.1.mlp.up_proj")
     module.forward = module.forward
     with pytest.raises(UserError, match=r"layers\.1\.mlp\.up_proj has a forward of its own"):
-        inject(model, LoRAConfig())
+        attach(model, LoRAConfig())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import adapter_of, inject
+from bishare.adapters.inject import adapter_of, attach
 from bishare.adapters.lora import LoRAConfig
 from tests.randomised import randomise
 
@@ -38,7 +38,7 @@ def masks(model: PreTrainedModel, seen: dict[str, SimpleNamespace]) -> dict[str,
 def dropped_model(tiny_model: ModelFactory, targets: list[str], p: float = 0.5) -> PreTrainedModel:
     """A Llama in training mode whose adapters are square and well conditioned, so that masks can be solved for."""
     model = tiny_model("llama")
-    adapter = inject(model, LoRAConfig(r=32, targets=targets, dropout=p, scaling="fixed", scale=1.0))
+    adapter = attach(model, LoRAConfig(r=32, targets=targets, dropout=p, scaling="fixed", scale=1.0))
     torch.manual_seed(0)
     for slot in adapter.slots:
         A, B = adapter.get_parameter(f"local.A.{slot.key}"), adapter.get_parameter(f"local.B.{slot.key}")
@@ -78,7 +78,7 @@ def test_q_k_and_v_share_one_mask_and_every_pass_draws_a_new_one(
     architecture: str, tiny_model: ModelFactory, token_ids: Tensor
 ) -> None:
     model = tiny_model(architecture)
-    adapter = inject(model, LoRAConfig(r=4, targets=["q", "k", "v"], dropout=0.5))
+    adapter = attach(model, LoRAConfig(r=4, targets=["q", "k", "v"], dropout=0.5))
     # One and the same A, and a B that hands its four numbers on: equal updates mean equal masks.
     with torch.no_grad():
         for name, p in adapter.named_parameters():
@@ -107,7 +107,7 @@ def test_q_k_and_v_share_one_mask_and_every_pass_draws_a_new_one(
 def test_there_is_no_dropout_in_evaluation(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     with_dropout, without = tiny_model("llama"), tiny_model("llama")
     for model, p in ((with_dropout, 0.5), (without, 0.0)):
-        randomise(inject(model, LoRAConfig(r=4, dropout=p)))
+        randomise(attach(model, LoRAConfig(r=4, dropout=p)))
 
     outputs = [model.eval()(input_ids=token_ids).logits for model in (with_dropout, without)]
 
@@ -120,7 +120,7 @@ def test_a_bf16_base_keeps_its_type_and_the_adapter_stays_fp32(
     architecture: str, tiny_model: ModelFactory, token_ids: Tensor
 ) -> None:
     model = tiny_model(architecture).bfloat16()
-    randomise(inject(model, BiShareConfig(size=12)))
+    randomise(attach(model, BiShareConfig(size=12)))
     seen = record(model)
 
     output = model(input_ids=token_ids, labels=token_ids)
@@ -155,7 +155,7 @@ def test_gradient_checkpointing_changes_no_gradient(
     dropout: float, targets: list[str], tiny_model: ModelFactory, token_ids: Tensor
 ) -> None:
     model = tiny_model("llama").train()
-    randomise(inject(model, BiShareConfig(size=12, dropout=dropout, targets=targets)))
+    randomise(attach(model, BiShareConfig(size=12, dropout=dropout, targets=targets)))
     expected = gradients(model, token_ids)
     other_seed = torch.randint(0, 10, token_ids.shape)
     assert not torch.equal(gradients(model, other_seed)[0], expected[0])

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.base import Adapter
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
@@ -37,7 +37,7 @@ def modules(adapter: Adapter, model: Any) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize("scaling", ["alpha/r", "rslora"])
 def test_lora(tiny_model: ModelFactory, token_ids: Tensor, scaling: str) -> None:
     base, native = logits(tiny_model("llama"), token_ids), tiny_model("llama")
-    adapter = inject(native, LoRAConfig(r=4, alpha=8.0, scaling=scaling))
+    adapter = attach(native, LoRAConfig(r=4, alpha=8.0, scaling=scaling))
     randomise(adapter)
     config = peft.LoraConfig(r=4, lora_alpha=8, use_rslora=scaling == "rslora", target_modules=LLAMA)
     model = peft.get_peft_model(tiny_model("llama"), config)
@@ -51,7 +51,7 @@ def test_lora(tiny_model: ModelFactory, token_ids: Tensor, scaling: str) -> None
 
 def test_vera_with_the_same_seed(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     base, native = logits(tiny_model("llama"), token_ids), tiny_model("llama")
-    adapter = inject(native, VeRAConfig(r=12, seed=11))
+    adapter = attach(native, VeRAConfig(r=12, seed=11))
     randomise(adapter)
     config = peft.VeraConfig(r=12, projection_prng_key=11, target_modules=LLAMA)
     model = peft.get_peft_model(tiny_model("llama"), config)
@@ -65,7 +65,7 @@ def test_vera_with_the_same_seed(tiny_model: ModelFactory, token_ids: Tensor) ->
 
 def test_vblora(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     base, native = logits(tiny_model("llama"), token_ids), tiny_model("llama")
-    adapter = inject(native, VBLoRAConfig(r=3, num_vectors=10, vector_length=8, top_k=2))
+    adapter = attach(native, VBLoRAConfig(r=3, num_vectors=10, vector_length=8, top_k=2))
     randomise(adapter)
     config = peft.VBLoRAConfig(r=3, num_vectors=10, vector_length=8, topk=2, target_modules=LLAMA)
     model = peft.get_peft_model(tiny_model("llama"), config)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from bishare.adapters.assembly import assemble
 from bishare.adapters.base import Slot
 from bishare.adapters.checkpoint import load_adapter, save_adapter
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.adapters.vera import VeRA, VeRAConfig
 from bishare.errors import UserError
 from tests.randomised import randomise
@@ -104,7 +104,7 @@ def test_the_random_pair_is_the_same_on_every_machine() -> None:
 def test_neither_file_nor_checkpoint_holds_the_random_pair(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
-    adapter = inject(tiny_model("llama"), VeRAConfig(r=512))
+    adapter = attach(tiny_model("llama"), VeRAConfig(r=512))
     save_adapter(adapter, tmp_path)
 
     tensors = load_file(tmp_path / WEIGHTS)
@@ -115,7 +115,7 @@ def test_neither_file_nor_checkpoint_holds_the_random_pair(
 def test_an_adapter_of_another_random_pair_is_refused(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
-    adapter = inject(tiny_model("llama"), VeRAConfig(r=4, seed=5))
+    adapter = attach(tiny_model("llama"), VeRAConfig(r=4, seed=5))
     randomise(adapter)
     save_adapter(adapter, tmp_path)
     with safe_open(tmp_path / WEIGHTS, framework="pt") as file:

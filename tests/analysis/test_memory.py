@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.analysis.memory import (
     HEAD_CHUNK,
     Architecture,
@@ -79,7 +79,7 @@ def test_activations_are_those_that_autograd_keeps(
 ) -> None:
     """Counted by hooks on what is saved for the backward pass; without the model's own weights, each storage once."""
     model = tiny_model("llama").train()
-    adapter = inject(model, BiShareConfig(transform="slice", r_local=1, r_intra=1, r_inter=1, targets=targets))
+    adapter = attach(model, BiShareConfig(transform="slice", r_local=1, r_intra=1, r_inter=1, targets=targets))
     setup = replace(GPU, device="cpu", base_bytes=4, compute_bytes=4, batch_size=4, max_length=48)
     positions = 4 * 48
     saved: dict[int, int] = {}

@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.analysis.merge_log import read_merges
 from bishare.analysis.runs import read_answers, read_curves, read_evaluations, read_whole_adapter
 from bishare.analysis.sharing import owners_of
@@ -60,7 +60,7 @@ def test_merges_are_read_in_order(tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_whole_without_its_base(tmp_path: Path, tiny_model) -> None:
-    adapter = inject(tiny_model("llama"), ASLoRAConfig(r=2))
+    adapter = attach(tiny_model("llama"), ASLoRAConfig(r=2))
     randomise(adapter)
     group = next(iter(adapter.mergeable_groups().values()))
     group.tie(0, 2)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.module import BiShareModule
 
 NUM_TRAIN, NUM_VAL, LENGTH, PADDED = 24, 6, 10, 3
@@ -30,7 +30,7 @@ class TinyModule(BiShareModule):
     def configure_model(self) -> None:
         if "model" not in self._modules:
             self.model = self._tiny[0].train()
-            inject(self.model, self.adapter_config)
+            attach(self.model, self.adapter_config)
 
     def generate(self, prompts: list[str], max_new_tokens: int = 64) -> list[str]:
         assert not self.training

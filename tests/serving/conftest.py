@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import inject, remove
+from bishare.adapters.inject import attach, remove
 from bishare.adapters.methods import METHODS
 from tests.randomised import randomise
 
@@ -43,7 +43,7 @@ def adapter_folders(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) 
     model = tiny_model("llama")
     folders = {}
     for number, (name, config) in enumerate(every_config().items()):
-        adapter = inject(model, config)
+        adapter = attach(model, config)
         randomise(adapter)
         with torch.no_grad():
             for p in adapter.parameters():

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import WEIGHTS, load_adapter, save_adapter
-from bishare.adapters.inject import inject, remove
+from bishare.adapters.inject import attach, remove
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
 from bishare.serving.pool import AdapterPool
@@ -107,7 +107,7 @@ def test_other_architectures_are_served_too(
 ) -> None:
 
     model = tiny_model(architecture)
-    adapter = inject(model, LoRAConfig(r=2, targets=["qkv", "down"] if architecture.startswith("gpt") else ["q", "v"]))
+    adapter = attach(model, LoRAConfig(r=2, targets=["qkv", "down"] if architecture.startswith("gpt") else ["q", "v"]))
     randomise(adapter)
     save_adapter(adapter, tmp_path)
     remove(model)
@@ -207,7 +207,7 @@ def test_an_adapter_of_another_base_is_refused(
     pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
 
-    save_adapter(inject(tiny_model("gpt2"), LoRAConfig(targets=["c_fc"])), tmp_path, base="gpt2")
+    save_adapter(attach(tiny_model("gpt2"), LoRAConfig(targets=["c_fc"])), tmp_path, base="gpt2")
     pool.add("stranger", tmp_path)
     with pytest.raises(UserError, match=r"adapter 'stranger': .*c_fc"):
         pool.logits(ids(1), ["stranger"])
@@ -248,7 +248,7 @@ def test_a_batch_that_can_never_fit_is_an_error(
 
 def test_a_model_that_carries_an_adapter_is_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
-    inject(model, LoRAConfig())
+    attach(model, LoRAConfig())
     with pytest.raises(UserError, match="carries an adapter"):
         AdapterPool(model, adapter_bytes=MIB, factor_bytes=MIB)
 

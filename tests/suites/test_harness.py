@@ -7,7 +7,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import inject
+from bishare.adapters.inject import attach
 from bishare.bases import load_base, load_tokenizer
 from bishare.errors import UserError
 from bishare.suites import harness
@@ -24,7 +24,7 @@ def base(tmp_path: Path) -> Base:
     """A tiny base model with a random adapter."""
     folder = str(save_tiny_base(tmp_path / "base"))
     model = load_base(folder, dtype="float32")
-    randomise(inject(model, BiShareConfig(r_local=1, size=8)))
+    randomise(attach(model, BiShareConfig(r_local=1, size=8)))
     return model, load_tokenizer(folder)
 
 

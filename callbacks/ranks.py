@@ -5,18 +5,15 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any, NamedTuple
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from bishare.adapters.base import Adapter, Factors, Slot, stack
+from bishare.adapters.base import Slot
 from bishare.analysis.heatmaps import heat_map
-from bishare.analysis.ranks import UpdateRank, measure
+from bishare.analysis.levels import measure_levels
+from bishare.analysis.ranks import UpdateRank
 from bishare.errors import UserError
 from callbacks.run import adapter_of, tensorboards
-
-WHOLE = "whole"
-"""Level under which the sum of all levels is reported."""
 
 
 class Measure(NamedTuple):
@@ -100,19 +97,6 @@ class RankMonitor(Callback):
                 }
                 title = f"{title}, step {trainer.global_step:,}"
                 tensorboard.add_figure(name, heat_map(panels, title=title, kinds=kinds, digits=digits), self._last_step)
-
-
-@torch.no_grad()
-def measure_levels(adapter: Adapter) -> dict[str, dict[Slot, UpdateRank]]:
-    """Every slot's update measured, by level; the sum of several levels comes first, as ``whole``."""
-    updates: dict[str, dict[Slot, Factors]] = defaultdict(dict)
-    for slot in adapter.slots:
-        parts = adapter.parts(slot)
-        if len(parts) > 1:
-            updates[WHOLE][slot] = stack(list(parts.values()))
-        for level, factors in parts.items():
-            updates[level][slot] = factors
-    return {level: dict(zip(slots, measure(list(slots.values())), strict=True)) for level, slots in updates.items()}
 
 
 def mean_by_kind(slots: dict[Slot, UpdateRank], what: Measure) -> dict[str, float]:

@@ -10,10 +10,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bishare.adapters.lora import LoRAConfig
+from bishare.analysis.levels import measure_levels
 from bishare.errors import UserError
 from bishare.module import BiShareModule
 from callbacks import RankMonitor
-from callbacks.ranks import measure_levels
 
 
 def test_measures_are_logged_every_n_optimizer_steps_and_at_the_end(

@@ -28,7 +28,7 @@ from bishare.adapters.base import Factors
 class Moments(NamedTuple):
     """What the Gaussian entropy of some numbers depends on."""
 
-    count: int
+    num: int
     sum: float
     squares: float
     """Sum of the squares."""
@@ -36,14 +36,14 @@ class Moments(NamedTuple):
     @property
     def variance(self) -> float:
         """Sample variance; 0 for equal numbers."""
-        return max(0.0, self.squares - self.sum**2 / self.count) / (self.count - 1)
+        return max(0.0, self.squares - self.sum**2 / self.num) / (self.num - 1)
 
 
 def moments(update: Factors) -> Moments:
     """Moments of the entries of ``B A``, in float64."""
     A, B = (factor.detach().to("cpu", torch.float64) for factor in update)
     return Moments(
-        count=B.shape[0] * A.shape[1],
+        num=B.shape[0] * A.shape[1],
         sum=float(B.sum(0) @ A.sum(1)),
         squares=float(((B.T @ B) * (A @ A.T)).sum()),
     )
@@ -51,8 +51,8 @@ def moments(update: Factors) -> Moments:
 
 def union(parts: Iterable[Moments]) -> Moments:
     """Moments of all entries together."""
-    counts, sums, squares = zip(*parts, strict=True)
-    return Moments(sum(counts), math.fsum(sums), math.fsum(squares))
+    nums, sums, squares = zip(*parts, strict=True)
+    return Moments(sum(nums), math.fsum(sums), math.fsum(squares))
 
 
 def entropy(x: Moments) -> float:

@@ -164,5 +164,5 @@ def _mean_cka(updates: Sequence[Factors]) -> float:
     for update in updates:
         same_width[update.A.shape[1]].append(update)
     maps = [linear_cka(group) for group in same_width.values() if len(group) > 1]
-    pairs = [value for map_ in maps for value in map_[*torch.triu_indices(*map_.shape, offset=1)].tolist()]
+    pairs = [value for map_ in maps for value in map_[*torch.triu_indices(len(map_), len(map_), 1)].tolist()]
     return fmean(pairs) if pairs else torch.nan

@@ -16,7 +16,6 @@ from bishare.analysis.similarity.entropy import (
 )
 from tests.reference import similarity_reference as reference
 
-
 GENERATOR = torch.Generator().manual_seed(0)
 
 
@@ -58,7 +57,7 @@ def test_the_moments_of_a_union_are_those_of_all_entries() -> None:
     parts = [update(3, 10, 5, scale=1.0), update(2, 4, 9, scale=2.0)]
     entries = torch.cat([(part.B @ part.A).flatten() for part in parts])
     together = union(moments(part) for part in parts)
-    assert together.count == len(entries)
+    assert together.num == len(entries)
     assert together.variance == pytest.approx(entries.var().item())
 
 

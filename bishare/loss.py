@@ -41,7 +41,7 @@ def token_loss(model: nn.Module, batch: Mapping[str, Any]) -> TokenLoss:
     Args:
         model: A causal language model.
         batch: ``input_ids``, ``attention_mask`` and ``labels`` [b, n]; or a pack (see ``data/packing.py``): one row
-            with ``position_ids`` and the ``lengths`` of its documents.
+            with ``position_ids``, and ``lengths`` and ``shared`` of its documents.
     """
     if "lengths" in batch and not can_pack(model):
         batch = unpack(batch)

@@ -27,7 +27,8 @@ class Throughput(ThroughputMonitor):
         window: Optimizer steps over which the rates are averaged.
 
     Logs:
-        ``throughput/tokens_per_sec``: tokens that are not padding, on all devices.
+        ``throughput/tokens_per_sec``: tokens of the examples, on all devices: without padding, and with the prompts
+            that examples of a pack share, for each of them.
         ``throughput/examples_per_sec``: rows of the batches, on all devices.
         ``throughput/padding_share``: padding over all positions, in the last optimizer step.
         ``memory/peak_gib``: most memory used so far, GiB: resident memory of the process on the CPU, memory in
@@ -55,7 +56,7 @@ class Throughput(ThroughputMonitor):
     def _update(self, trainer: Trainer, pl_module: LightningModule, batch: Any, iter_num: int) -> None:
         super()._update(trainer, pl_module, batch, iter_num)
         self._tokens += num_tokens(batch)
-        self._positions += batch["input_ids"].numel()
+        self._positions += batch["input_ids"].numel() + _num_shared(batch)
 
     @override
     def _compute(self, trainer: Trainer, iter_num: int | None = None) -> None:
@@ -84,9 +85,14 @@ def num_examples(batch: Mapping[str, torch.Tensor]) -> int:
 
 
 def num_tokens(batch: Mapping[str, torch.Tensor]) -> int:
-    """Tokens of a batch that are not padding; all of them where it has no attention mask."""
+    """Tokens of the examples of a batch; all that it has, padding too, where it has no attention mask."""
     mask = batch.get("attention_mask")
-    return batch["input_ids"].numel() if mask is None else int(mask.sum())
+    return _num_shared(batch) + (batch["input_ids"].numel() if mask is None else int(mask.sum()))
+
+
+def _num_shared(batch: Mapping[str, torch.Tensor]) -> int:
+    """Tokens that stand in a pack once, for the second and further examples that begin with them."""
+    return int(batch["shared"].sum()) if "shared" in batch else 0
 
 
 def peak_memory(device: torch.device) -> int:

@@ -31,6 +31,13 @@ def documents() -> tuple[list[Tensor], list[Tensor]]:
     return ids, labels
 
 
+def documents_with_one_prompt() -> tuple[list[Tensor], list[Tensor]]:
+    """Of which the second shares nine tokens with the first, the third ten with the second, the fourth nothing."""
+    ids = [torch.cat((TOKENS[0, :9], TOKENS[1, :3])), torch.cat((TOKENS[0, :9], TOKENS[2, :6]))]
+    ids += [torch.cat((ids[1][:10], TOKENS[1, 4:8])), TOKENS[2]]
+    return ids, [torch.where(torch.arange(len(row)) < 11, -100, row) for row in ids]
+
+
 def adapted(tiny_model: ModelFactory, architecture: str, **options: object) -> PreTrainedModel:
     model = tiny_model(architecture)
     if architecture == "mistral":
@@ -41,6 +48,16 @@ def adapted(tiny_model: ModelFactory, architecture: str, **options: object) -> P
         for p in adapter.parameters():
             p.copy_(torch.randn(p.shape, generator=generator) * 0.2)
     return model.train()
+
+
+def rows(ids: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
+    """The documents padded on the right."""
+    pad = nn.utils.rnn.pad_sequence
+    return {
+        "input_ids": pad(ids, batch_first=True),
+        "attention_mask": pad([torch.ones_like(row) for row in ids], batch_first=True),
+        "labels": pad(labels, batch_first=True, padding_value=-100),
+    }
 
 
 def gradients(model: PreTrainedModel, loss: Tensor) -> Tensor:
@@ -56,15 +73,16 @@ def reference(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("variant", ["padded", "packed", "checkpointed"])
+@pytest.mark.parametrize("variant", ["padded", "packed", "sharing a prompt", "checkpointed"])
 @pytest.mark.parametrize("architecture", DECODERS)
 def test_loss_and_gradients_are_those_of_whole_logits_of_padded_rows(
     architecture: str, variant: str, tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bishare.head, "CHUNK_VALUES", 64 * 5)  # 22 labels in five chunks
     model = adapted(tiny_model, architecture)
-    packed = pack(*documents())
-    padded = unpack(packed)
+    given = documents_with_one_prompt() if variant == "sharing a prompt" else documents()
+    packed = pack(*given)
+    padded = rows(*given)
     expected = reference(model, padded)
     expected_gradients = gradients(model, expected)
     use_packed_attention(model)
@@ -95,6 +113,22 @@ def test_another_first_document_leaves_the_second_bitwise_unchanged(
 
     assert torch.equal(logits[0][LENGTHS[0] :], logits[1][LENGTHS[0] :])
     assert not torch.equal(logits[0][1 : LENGTHS[0]], logits[1][1 : LENGTHS[0]])
+
+
+def test_another_end_of_the_first_document_leaves_those_that_share_its_beginning_bitwise_unchanged(
+    tiny_model: ModelFactory,
+) -> None:
+    model = adapted(tiny_model, "llama").eval()
+    use_packed_attention(model)
+    ids, labels = documents_with_one_prompt()
+    other = [torch.cat((ids[0][:9], (ids[0][9:] + 1) % 60 + 3)), *ids[1:]]
+    packs = [pack(tokens, labels) for tokens in (ids, other)]
+
+    logits = [model(**model_inputs(batch)).logits[0] for batch in packs]
+
+    assert [batch["shared"].tolist() for batch in packs] == [[0, 9, 10, 0]] * 2
+    assert torch.equal(logits[0][12:], logits[1][12:])
+    assert not torch.equal(logits[0][9:12], logits[1][9:12])
 
 
 def test_half_precision_packs_agree_with_padded_rows(tiny_model: ModelFactory) -> None:

@@ -26,7 +26,7 @@ class Examples(Dataset[dict[str, Any]]):
     """A data set indexed by ``Pack``; item: a batch, padded on the right or packed end to end (``packing.py``).
 
     A padded batch holds ``input_ids``, ``attention_mask`` and ``labels`` ``[b, n]`` (int64) and, if the pack has it,
-    ``num_step_labels`` (int). Rows are sorted by length, the longest first.
+    ``num_step_labels`` (int). Padded rows are sorted by length, the longest first.
 
     Args:
         examples: The tokenised examples.
@@ -47,18 +47,19 @@ class Examples(Dataset[dict[str, Any]]):
         return len(self.lengths)
 
     def __getitem__(self, pack: Pack) -> dict[str, Any]:
-        rows = sorted(pack.indices, key=lambda index: -self.lengths[index])
-        batch = self._packed(rows) if self.packing else self._padded(rows)
+        batch = self._packed(pack.indices) if self.packing else self._padded(pack.indices)
         if pack.num_step_labels is not None:
             batch["num_step_labels"] = pack.num_step_labels
         return batch
 
-    def _packed(self, rows: Sequence[int]) -> dict[str, Any]:
-        spans = [slice(self.offsets[index], self.offsets[index + 1]) for index in rows]
+    def _packed(self, indices: Sequence[int]) -> dict[str, Any]:
+        spans = [slice(self.offsets[index], self.offsets[index + 1]) for index in indices]
+        spans.sort(key=lambda span: self.input_ids[span].tolist())  # neighbours share the most tokens
         ids, labels = ([torch.from_numpy(flat[span]) for span in spans] for flat in (self.input_ids, self.labels))
         return dict(end_to_end(ids, labels))
 
-    def _padded(self, rows: Sequence[int]) -> dict[str, Any]:
+    def _padded(self, indices: Sequence[int]) -> dict[str, Any]:
+        rows = sorted(indices, key=lambda index: -self.lengths[index])
         width = -(-int(self.lengths[rows[0]]) // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
         input_ids = torch.full((len(rows), width), self.pad_token_id)
         attention_mask = torch.zeros((len(rows), width), dtype=torch.int64)

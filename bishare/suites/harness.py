@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bishare.attention import can_pack, model_inputs, use_packed_attention
+from bishare.data.packing import NO_LABEL, pack
 from bishare.errors import UserError
 from bishare.head import CHUNK_VALUES, head_of
 from bishare.suites.catalog import FOLDER, Suite
@@ -113,29 +114,31 @@ class PackedLM(HFLM):  # type: ignore[misc]  # lm_eval has no types
         for index, (_, context, continuation) in enumerate(requests):
             tokens = (context + continuation)[-(self.max_length + 1) : -1]
             readers.setdefault(tuple(tokens), []).append(index)
-        order = sorted(readers, key=len, reverse=True)  # the largest first: too little memory shows at once
+        order = sorted(readers)  # neighbours share the most tokens: the choices of a question, the shots of a task
         results: dict[int, tuple[float, bool]] = {}
         with tqdm(total=len(requests), desc="answers", disable=disable_tqdm) as bar:
             for first in range(0, len(order), self.batch_size):
-                pack = order[first : first + self.batch_size]
-                states = dict(zip(pack, self._hidden(pack), strict=True))
-                read_by = [(index, states[tokens]) for tokens in pack for index in readers[tokens]]
+                sequences = order[first : first + self.batch_size]
+                longest = [max(len(requests[index][2]) for index in readers[tokens]) for tokens in sequences]
+                states = dict(zip(sequences, self._hidden(sequences, longest), strict=True))
+                read_by = [(index, states[tokens]) for tokens in sequences for index in readers[tokens]]
                 wanted = [torch.tensor(requests[index][2], device=self.device) for index, _ in read_by]
                 hidden = [state[-len(w) :] for (_, state), w in zip(read_by, wanted, strict=True)]
                 results |= zip((index for index, _ in read_by), _scores(head, hidden, wanted), strict=True)
                 bar.update(len(read_by))
         return [results[index] for index in range(len(requests))]
 
-    def _hidden(self, pack: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
-        """The last hidden states [n, d] of each of some token sequences."""
-        lengths = [len(tokens) for tokens in pack]
-        batch = {
-            "input_ids": torch.tensor([[token for tokens in pack for token in tokens]], device=self.device),
-            "position_ids": torch.cat([torch.arange(n) for n in lengths])[None].to(self.device),
-            "lengths": torch.tensor(lengths, device=self.device),
-        }
+    def _hidden(self, sequences: Sequence[tuple[int, ...]], needed: Sequence[int]) -> tuple[Tensor, ...]:
+        """The last hidden states [at least ``needed``, d] of each of some token sequences."""
+        ids = [torch.tensor(tokens) for tokens in sequences]
+        # Labels say which states must be there: those before a label, and the last.
+        labels = [
+            torch.where(torch.arange(len(row)) > len(row) - num, row, NO_LABEL)
+            for row, num in zip(ids, needed, strict=True)
+        ]
+        batch = {name: values.to(self.device) for name, values in pack(ids, labels).items()}
         hidden: Tensor = self.model.base_model(**model_inputs(batch), use_cache=False)[0][0]
-        return torch.split(hidden, lengths)
+        return torch.split(hidden, batch["lengths"].tolist())
 
 
 def _scores(head: nn.Module, hidden: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[tuple[float, bool]]:

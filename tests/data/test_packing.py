@@ -2,7 +2,7 @@
 
 import torch
 
-from bishare.data.packing import NO_LABEL, pack, unpack
+from bishare.data.packing import FEWEST_SHARED, NO_LABEL, num_shared, pack, unpack
 
 IDS = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
 LABELS = [torch.tensor([NO_LABEL, 6, 7]), torch.tensor([8, 9])]
@@ -14,6 +14,7 @@ def test_positions_restart_and_no_first_token_is_a_label() -> None:
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert batch["labels"].tolist() == [[NO_LABEL, 6, 7, NO_LABEL, 9]]
     assert batch["lengths"].tolist() == [3, 2]
+    assert batch["shared"].tolist() == [0, 0]
     assert LABELS[1].tolist() == [8, 9]
 
 
@@ -23,3 +24,39 @@ def test_unpacked_documents_are_padded_rows() -> None:
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert batch["labels"].tolist() == [[NO_LABEL, 6, 7], [NO_LABEL, 9, NO_LABEL]]
     assert set(batch) == {"input_ids", "attention_mask", "labels", "num_step_labels"}
+
+
+PROMPT = torch.arange(20, 32)
+
+
+def test_what_a_document_shares_with_the_one_before_it_stands_there_once() -> None:
+    ids = [torch.cat((PROMPT, torch.tensor(end))) for end in ([1, 2], [3, 4, 5], [3, 4, 6])]
+    labels = [torch.where(torch.arange(len(row)) < 13, NO_LABEL, row) for row in ids]
+
+    batch = pack(ids, labels)
+
+    assert batch["shared"].tolist() == [0, 12, 12]  # token 12 predicts the first label of the third
+    assert batch["input_ids"][0].tolist() == [*PROMPT.tolist(), 1, 2, 3, 4, 5, 3, 4, 6]
+    assert batch["position_ids"][0].tolist() == [*range(14), 12, 13, 14, 12, 13, 14]
+    assert batch["labels"][0].tolist() == [NO_LABEL] * 13 + [2, NO_LABEL, 4, 5, NO_LABEL, 4, 6]
+    whole = unpack(batch)
+    for name, rows in (("input_ids", ids), ("labels", labels)):
+        assert [row[: len(given)].tolist() for row, given in zip(whole[name], rows, strict=True)] == [
+            row.tolist() for row in rows
+        ]
+    assert whole["attention_mask"].sum(1).tolist() == [len(row) for row in ids]
+
+
+def test_a_position_that_predicts_a_label_is_never_shared() -> None:
+    labels = torch.full((12,), NO_LABEL)
+    assert num_shared(PROMPT, PROMPT, labels) == 11  # the last token has to stand somewhere
+    labels[10:] = PROMPT[10:]
+    assert num_shared(PROMPT, PROMPT, labels) == 9
+    assert num_shared(PROMPT, PROMPT, PROMPT) == 0
+
+
+def test_a_few_common_tokens_are_repeated() -> None:
+    labels = torch.full((12,), NO_LABEL)
+    for common, expected in ((FEWEST_SHARED - 1, 0), (FEWEST_SHARED, FEWEST_SHARED)):
+        before = torch.cat((PROMPT[:common], torch.tensor([1, 2, 3])))
+        assert num_shared(before, PROMPT, labels) == expected

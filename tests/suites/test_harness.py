@@ -58,17 +58,22 @@ def test_packs_give_the_harness_own_log_likelihoods(
     assert packed["results"] == plain["results"]
 
 
-def test_choices_of_one_token_are_read_in_one_pass(base: Base, rows_folder: Path) -> None:
-    num_tokens: list[int] = []
+def test_choices_of_one_token_are_read_in_one_pass_and_what_prompts_share_is_read_once(
+    base: Base, rows_folder: Path
+) -> None:
+    read: list[dict[str, Any]] = []
     model, _ = base
-    model.base_model.register_forward_hook(
-        lambda _, args, kwargs, out: num_tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
+    model.base_model.register_forward_hook(lambda _, args, kwargs, out: read.append(kwargs), with_kwargs=True)
     results = run(base, "mmlu", rows_folder, limit=1)
     prompts = [sample["arguments"][0][0] for samples in results["samples"].values() for sample in samples]
     # head_of() runs two tokens to see whether the head is a plain one
+    packs = [kwargs for kwargs in read if "documents" in kwargs]
+    assert sum(len(kwargs["documents"].lengths) for kwargs in packs) == len(prompts)
+    num_read = sum(kwargs["input_ids"].numel() for kwargs in packs)
+    num_shared = sum(sum(kwargs["documents"].shared) for kwargs in packs)
     # The space before the letter is a token of its own here, which all four answers begin with.
-    assert sum(n for n in num_tokens if n > 2) == sum(len(prompt.encode()) + 1 for prompt in prompts)
+    assert num_read + num_shared == sum(len(prompt.encode()) + 1 for prompt in prompts)
+    assert num_shared > num_read / 2
 
 
 def test_a_model_that_takes_no_packs_is_left_to_the_harness(

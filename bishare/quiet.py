@@ -25,6 +25,8 @@ _WARNED = (
     r"Metric `SpearmanCorrcoef` will save all targets.*",
     # Of a model that predicts the same for all, as a fresh one does.
     r"The variance of predictions or target is close to zero.*",
+    # torchmetrics' adjusted Rand index puts a table of counts into one.
+    r"Sparse invariant checks are implicitly disabled.*",
     # The validation metrics are reduced over the ranks before they are logged.
     r"It is recommended to use `self.log\('val/.*sync_dist=True.*",
 )

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
 from bishare.analysis.parameters import num_values
+from bishare.analysis.sharing import owners_of
 from callbacks.run import adapter_of, head_of, run_folder
 from callbacks.throughput import GIB, peak_memory
 
@@ -20,7 +21,8 @@ class ResultFile(Callback):
     """Writes ``result.json`` into the run folder when training ends.
 
     It holds the last ``metrics``; ``parameters``, the live ones, and ``head``, those trained in full beside them;
-    ``steps``; ``seconds`` of training without start-up and validation; and ``peak_gib``, as ``Throughput`` logs it.
+    ``steps``; ``seconds`` of training without start-up and validation; ``peak_gib``, as ``Throughput`` logs it; and
+    ``sharing``, by group of weights and layer, the layer whose B it uses.
     """
 
     def __init__(self) -> None:
@@ -55,6 +57,7 @@ class ResultFile(Callback):
             "head": num_values(head_of(pl_module).values()),
             "steps": trainer.global_step,
             "seconds": round(self._seconds, 2),
+            "sharing": owners_of(adapter_of(pl_module)),
             "peak_gib": round(peak_memory(trainer.strategy.root_device) / GIB, 3),
         }
         path = run_folder(trainer) / FILE

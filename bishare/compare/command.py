@@ -10,6 +10,7 @@ import rich
 from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bishare.compare.agreement import write_agreement
 from bishare.compare.comparison import Comparison, read_comparison
 from bishare.compare.matching import count, match
 from bishare.compare.report import Cell, markdown, write_report
@@ -31,10 +32,11 @@ def run(command: str, arguments: Sequence[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, required=True, help="A configuration of configs/compare.")
+    parser.add_argument("--over", type=Path, help="A file that is laid over it, for another base for example.")
     parser.add_argument("--folder", type=Path, help="Where runs and results go, instead of the configuration's folder.")
     parser.add_argument("--match", help="A method or a number of parameters: methods with solve get as many at most.")
     known, options = parser.parse_known_args(list(arguments))
-    comparison = read_comparison(known.config, folder=known.folder, match=known.match)
+    comparison = read_comparison(known.config, over=known.over, folder=known.folder, match=known.match)
     silence_known_noise()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # then the run at hand is stopped too
     console = rich.get_console()
@@ -46,7 +48,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     runner = Runner(comparison, options, adapters)
     cells = train(comparison, runner, options)
     console.print(Markdown(markdown(comparison, cells)))
-    for file in write_report(comparison, cells, options=options):
+    for file in [*write_report(comparison, cells, options=options), *write_agreement(comparison, cells)]:
         console.print(f"Results: {file}", highlight=False, soft_wrap=True)
 
 

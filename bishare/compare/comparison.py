@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bishare.errors import UserError
-from bishare.trees import read_tree
+from bishare.trees import overlay, read_tree
 
 KEYS = ("folder", "fit", "tasks", "methods", "learning_rates", "seeds", "metric", "goal", "match")
 METHOD_KEYS = ("label", "learning_rates", "solve", "model", "data", "trainer")
@@ -55,11 +55,14 @@ class Comparison:
         return len(self.tasks) * sum(len(m.learning_rates) + len(self.seeds) - 1 for m in self.methods.values())
 
 
-def read_comparison(file: Path, *, folder: Path | None = None, match: str | None = None) -> Comparison:
+def read_comparison(
+    file: Path, *, over: Path | None = None, folder: Path | None = None, match: str | None = None
+) -> Comparison:
     """Read a configuration.
 
     Args:
         file: The configuration.
+        over: A file that is laid over it: another base, other data or learning rates.
         folder: Where runs and results go, instead of the folder that it names.
         match: Instead of what it names.
 
@@ -67,6 +70,8 @@ def read_comparison(file: Path, *, folder: Path | None = None, match: str | None
         UserError: A key is unknown, missing or holds something else than it should.
     """
     tree = read_tree(file)
+    if over is not None:
+        tree = overlay(tree, read_tree(over))
     _check_keys(tree, KEYS, str(file))
     for key in ("folder", "fit", "methods", "learning_rates", "seeds", "metric", "goal"):
         if not tree.get(key):

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,10 @@ from bishare.trees import overlay
 
 DIVERGED = "train/loss is "
 """What ``fit`` says of a loss that is not finite; such a learning rate is too high, and no mistake."""
+
+
+Sharing = Mapping[str, Mapping[str, int]]
+"""By group of weights and number of a layer, the layer whose B it uses; empty where nothing can merge."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Result:
     steps: int
     seconds: float
     peak_gib: float
+    sharing: Sharing = field(default_factory=dict)
 
 
 def tree_of(comparison: Comparison, run: Run, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:

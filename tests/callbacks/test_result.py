@@ -2,7 +2,8 @@
 
 import json
 
-from callbacks import ResultFile
+from bishare.adapters.aslora import ASLoRAConfig
+from callbacks import AdaptiveMerging, ResultFile
 
 
 def test_the_end_of_training_leaves_metrics_counts_and_costs(tiny_module, tiny_data, tiny_trainer, tmp_path) -> None:
@@ -16,3 +17,13 @@ def test_the_end_of_training_leaves_metrics_counts_and_costs(tiny_module, tiny_d
     assert result["steps"] == trainer.global_step > 0
     assert result["seconds"] > 0
     assert result["peak_gib"] > 0
+    assert result["sharing"] == {}
+
+
+def test_it_says_whose_b_each_layer_uses(tiny_module, tiny_data, tiny_trainer, tmp_path) -> None:
+    module = tiny_module(ASLoRAConfig(r=2, targets=["q"]))
+    tiny_trainer(AdaptiveMerging(start=0, interval=1, num_merges=1), ResultFile()).fit(module, tiny_data)
+    owners = json.loads((tmp_path / "result.json").read_text())["sharing"]
+    (group,) = module.adapter.mergeable_groups().values()
+    assert owners == {group.name: {str(layer): owner for layer, owner in enumerate(group.owners)}}
+    assert len(set(group.owners)) == 2

@@ -37,6 +37,14 @@ def test_parts_are_read_and_runs_counted(tmp_path: Path) -> None:
     assert read_comparison(write(tmp_path), folder=tmp_path / "y", match="800").match == 800
 
 
+def test_a_file_is_laid_over_the_configuration(tmp_path: Path) -> None:
+    over = tmp_path / "over.yaml"
+    over.write_text("learning_rates: [0.5]\nfit: {model: {base: large}}\n")
+    comparison = read_comparison(write(tmp_path), over=over)
+    assert comparison.fit["model"] == {"base": "large", "adapter": {"class_path": "bishare.LoRAConfig"}}
+    assert comparison.methods["one"].learning_rates == (0.5,)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -30,6 +30,7 @@ test-slow: $(STAMP) ## run the tests that take minutes
 
 .PHONY: bench
 bench: $(STAMP) ## print the tables of speed and memory (two hours); end to end needs DATA=instructions.jsonl
+	@$(RUN) benchmarks/similarity.py
 	@for dtype in bfloat16 float32; do \
 		$(RUN) benchmarks/overhead.py --dtype $$dtype || exit 1; \
 		$(RUN) benchmarks/serving.py --dtype $$dtype || exit 1; \

@@ -52,7 +52,7 @@ class Options:
     data: str | None = None
     """Text for what the updates add to activations, and for the loss with levels switched off: rows as for training in
     a file, a folder or on the hub. The base model is loaded only for this."""
-    num_rows: int = 64
+    num_rows: int = 32
     """Rows of ``data`` to read, the first ones."""
     max_length: int = 256
     """Tokens of each row."""

@@ -117,7 +117,7 @@ def _means(found: Similarity) -> dict[str, float]:
 
 def _rank_table(analysis: Analysis) -> Table:
     kinds = analysis.updates.mine.kinds
-    table = _table("rank, mean over layers", ("at most", *(kind.rsplit(".", 1)[-1] for kind in kinds)))
+    table = _table("mean rank", ("at most", *(kind.rsplit(".", 1)[-1] for kind in kinds)))
     table.caption = "numerical, effective"
     for level, slots in analysis.ranks.items():
         of_kind = [[rank for slot, rank in slots.items() if slot.kind == kind] for kind in kinds]

@@ -72,15 +72,20 @@ def test_the_command_needs_no_base_and_writes_beside_the_adapter(
         assert title in printed
 
 
-def test_given_text_adds_outputs_and_losses(kronecker: str, rows: str, tmp_path: Path) -> None:
-    assert main(["analyze", "--adapter", kronecker, "--data", rows, "--out", str(tmp_path / "out")]) == 0
+def test_given_text_adds_outputs_and_losses_and_another_adapter_distances(
+    kronecker: str, rows: str, base: str, tmp_path: Path
+) -> None:
+    lora = adapter(base, tmp_path / "lora", LoRAConfig(r=3, targets=["q", "up"]))
+    options = ["--data", rows, "--against", lora, "--out", str(tmp_path / "out")]
+    assert main(["analyze", "--adapter", kronecker, *options]) == 0
     found = json.loads((tmp_path / "out" / "analysis.json").read_text())
     losses = found["contribution"]["losses"]
     assert set(losses["without"]) == set(losses["only"]) == {"local", "intra", "inter"}
     assert losses["all"] != losses["none"]
     outputs = found["similarity"]["outputs"]["adapter"]
     assert len(outputs["across_layers"]["all"]["rmi"]) == 3
-    assert (tmp_path / "out" / "outputs_across_layers.png").is_file()
+    assert {slot["kind"] for slot in found["against"]["slots"]} == {"q", "up"}
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} >= {"outputs_across_layers.png", "against.png"}
 
 
 def test_the_loss_is_that_of_validation(kronecker: str, rows: str, base: str) -> None:
@@ -118,14 +123,6 @@ def test_against_itself_there_is_no_distance_and_against_its_double_the_cosine_i
         assert difference.cosine == pytest.approx(1.0)
         assert difference.relative == pytest.approx(2 / 3, rel=1e-6)
         assert abs(difference.random_cosine) < 0.3
-
-
-def test_against_another_method_writes_a_picture(kronecker: str, base: str, tmp_path: Path) -> None:
-    lora = adapter(base, tmp_path / "lora", LoRAConfig(r=3, targets=["q", "up"]))
-    assert main(["analyze", "--adapter", kronecker, "--against", lora, "--out", str(tmp_path / "out")]) == 0
-    found = json.loads((tmp_path / "out" / "analysis.json").read_text())["against"]
-    assert {slot["kind"] for slot in found["slots"]} == {"q", "up"}
-    assert (tmp_path / "out" / "against.png").is_file()
 
 
 def test_an_adapter_of_one_layer_and_one_kind_has_no_pairs_and_still_a_report(base: str, tmp_path: Path) -> None:

@@ -29,13 +29,14 @@ test-slow: $(STAMP) ## run the tests that take minutes
 	@$(RUN) -m pytest -q -m slow
 
 .PHONY: bench
-bench: $(STAMP) ## print the tables of speed and memory (two hours); end to end needs DATA=instructions.jsonl
-	@$(RUN) benchmarks/similarity.py
+bench: $(STAMP) ## print all tables of speed and memory (hours); end to end needs DATA=instructions.jsonl
+	@[ -n "$(DATA)" ] || echo "Without end to end: it needs instructions, make bench DATA=instructions.jsonl" >&2
 	@for dtype in bfloat16 float32; do \
+		[ -z "$(DATA)" ] || $(RUN) benchmarks/end_to_end.py --data $(DATA) --dtype $$dtype || exit 1; \
 		$(RUN) benchmarks/overhead.py --dtype $$dtype || exit 1; \
 		$(RUN) benchmarks/serving.py --dtype $$dtype || exit 1; \
-		[ -z "$(DATA)" ] || $(RUN) benchmarks/end_to_end.py --data $(DATA) --dtype $$dtype || exit 1; \
 	done
+	@for table in scaling merging similarity; do $(RUN) benchmarks/$$table.py || exit 1; done
 
 .PHONY: lint
 lint: $(STAMP) ## check style and types

@@ -13,8 +13,10 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
+import pairs
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -139,20 +141,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--devices", type=int, default=1, help="processes")
     parser.add_argument("--tokens", type=int, default=1024, help="tokens per optimizer step and process")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
-    rows = []
+    rows, results = [], {}
     for name, config in METHODS.items():
-        times = measure(config, tokens=arguments.tokens, devices=arguments.devices)
+        times = results[name] = measure(config, tokens=arguments.tokens, devices=arguments.devices)
         event, means, own = (min(times[part]) for part in ("event", "means", "own work"))
         rows.append(
-            f"| {name} | {event * 1e3:.0f} ms | {means * 1e3:.1f} ms | {own * 1e3:,.0f} ms | {means / own:.1%} |"
+            {
+                "method": name,
+                "merge event": f"{event * 1e3:.0f} ms",
+                "running means": f"{means * 1e3:.1f} ms",
+                "adapter's own step": f"{own * 1e3:,.0f} ms",
+                "means / own step": f"{means / own:.1%}",
+            }
         )
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
         return
-    print(f"{arguments.devices} process(es), {torch.get_num_threads()} thread(s) each, {arguments.tokens:,} tokens\n")
-    print("| method | merge event | running means | adapter's own step | means / own step |\n|---|--:|--:|--:|--:|")
-    print("\n".join(rows))
+    threads = f"{arguments.devices} process(es), {torch.get_num_threads()} thread(s) each"
+    title = f"Merging at Llama 1-13B's shapes: {threads}, {arguments.tokens:,} tokens"
+    pairs.report(title, rows, results, arguments.out / f"merging-{arguments.devices}.json")
 
 
 if __name__ == "__main__":

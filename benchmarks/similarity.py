@@ -86,7 +86,7 @@ def worker(side: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side, in turns")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench/similarity.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
@@ -106,7 +106,7 @@ def main() -> None:
                 "mutual information of layers 0 and 1": fastest["rmi"],
             }
         )
-    pairs.report("Similarity of updates", rows, results, arguments.out)
+    pairs.report("Similarity of updates", rows, results, arguments.out / "similarity.json")
 
 
 if __name__ == "__main__":

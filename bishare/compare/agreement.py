@@ -40,10 +40,10 @@ def agreement(first: Sharing, second: Sharing) -> float:
 
 def agreements(cells: Sequence[Cell]) -> list[list[float]]:
     """Mean agreement [n, n] of all pairs of methods, run by run of one seed; on the diagonal, between seeds."""
-    maps = [[result.sharing for result in cell.results if result.sharing] for cell in cells]
+    runs = [[result.sharing for result in cell.results] for cell in cells]  # empty where training diverged
 
     def between(i: int, j: int) -> float:
-        pairs = combinations(maps[i], 2) if i == j else zip(maps[i], maps[j], strict=False)
+        pairs = combinations(runs[i], 2) if i == j else zip(runs[i], runs[j], strict=False)
         return _mean(agreement(*pair) for pair in pairs)
 
     return [[between(i, j) for j in range(len(cells))] for i in range(len(cells))]

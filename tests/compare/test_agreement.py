@@ -46,6 +46,13 @@ def test_the_diagonal_is_the_agreement_between_seeds() -> None:
     ]
 
 
+def test_a_run_that_diverged_agrees_with_none() -> None:
+    pairs, crossed = grouping(1, 1, 3, 3), grouping(2, 3, 2, 3)
+    found = agreements([cell("one", {}, pairs), cell("two", crossed, pairs)])
+    assert found[0][1] == pytest.approx(1.0), "the runs of the second seed"
+    assert math.isnan(found[0][0])
+
+
 def comparison(folder: Path) -> Comparison:
     names = ("one", "two")
     methods = {name: Method(name=name, label=name, learning_rates=(0.1,), solve=None, tree={}) for name in names}

@@ -1,24 +1,30 @@
-"""Which strategies and precisions go with which base, checked before anything is loaded."""
+"""Which strategies, precisions and compilers go together, checked before anything is loaded."""
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
 
+from bishare.compiling import check_compiler
 from bishare.deepspeed import BiShareDeepSpeed
 from bishare.errors import UserError
 
 
-def check_combination(trainer: Trainer, *, base_dtype: str) -> None:
+def check_combination(trainer: Trainer, *, base_dtype: str, compile: bool = False) -> None:
     """Refuse what would train something else than what was asked for, or break later on.
 
     Args:
         trainer: Its strategy, precision and clipping are looked at.
         base_dtype: Type of the frozen weights.
+        compile: Whether torch.compile is asked for.
 
     Raises:
         UserError: Names the setting and what to use instead.
     """
     strategy, precision = trainer.strategy, str(trainer.precision)
     _check_strategy(strategy)
+    if compile:
+        if isinstance(strategy, BiShareDeepSpeed):
+            raise UserError("model.compile is on, which is for one device or ddp; leave it out under DeepSpeed.")
+        check_compiler(strategy.root_device)
     if precision in ("bf16-true", "16-true"):
         # The adapter and its running means would be 16 bit too: small updates are rounded away.
         instead = _precision_for(base_dtype) if isinstance(strategy, BiShareDeepSpeed) else "32-true"

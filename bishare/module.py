@@ -18,6 +18,7 @@ from bishare.adapters.inject import NAME, adapter_of, attach
 from bishare.attention import use_packed_attention
 from bishare.bases import load_base, load_tokenizer
 from bishare.combinations import check_combination
+from bishare.compiling import compile_norms
 from bishare.data.prompts import encode_prompts
 from bishare.errors import UserError
 from bishare.guard import STEPS, UpdateGuard
@@ -46,6 +47,7 @@ class BiShareModule(LightningModule):
         warmup_steps: Optimizer steps over which the rate rises from a hundredth to its peak; below 1, a share of the
             run's steps.
         gradient_checkpointing: Recompute activations in the backward pass (non-re-entrant: shared parameters need it).
+        compile: Fuse the normalisation layers with torch.compile; it takes up to a minute at the start.
         max_new_tokens: Length limit of the answers that ``predict`` writes.
 
     Logs:
@@ -66,6 +68,7 @@ class BiShareModule(LightningModule):
         weight_decay: float = 0.0,
         warmup_steps: int | float = 100,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
         max_new_tokens: int = 64,
     ) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class BiShareModule(LightningModule):
         self.learning_rate, self.lr_factors = learning_rate, lr_factors or {}
         self.weight_decay, self.warmup_steps = weight_decay, warmup_steps
         self.gradient_checkpointing, self.max_new_tokens = gradient_checkpointing, max_new_tokens
+        self.compile_norms = compile  # Lightning's own compile is a method
         self.strict_loading = False  # checkpoints hold no base weights; on_load_checkpoint checks the adapter's
         self.val_loss, self.val_accuracy = MeanMetric(), MeanMetric()
         self.model: PreTrainedModel
@@ -92,7 +96,7 @@ class BiShareModule(LightningModule):
     @override
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of a run, before data or weights are read.
-        check_combination(self.trainer, base_dtype=self.base_dtype)
+        check_combination(self.trainer, base_dtype=self.base_dtype, compile=self.compile_norms)
         return [ExactResume()]
 
     @override
@@ -100,6 +104,8 @@ class BiShareModule(LightningModule):
         if hasattr(self, "model"):
             return
         model = self.load_model()
+        if self.compile_norms:
+            compile_norms(model)
         self.adapt(model)
         if self.gradient_checkpointing:
             enable: Any = model.gradient_checkpointing_enable

@@ -39,6 +39,7 @@ class ModelSettings:
         weight_decay: float = 0.0,
         warmup_steps: int | float = 100,
         gradient_checkpointing: bool = False,
+        compile: bool = False,
         max_new_tokens: int = 64,
     ) -> None:
         self.base, self.adapter = base, adapter

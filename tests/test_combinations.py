@@ -1,5 +1,6 @@
 """What is refused before a model is loaded, and what is not."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,12 @@ def test_a_run_is_refused_before_its_base_is_looked_for(tmp_path: Path) -> None:
     module = BiShareModule(str(tmp_path / "nowhere"), BiShareConfig())
     with pytest.raises(UserError, match="bf16-true"):
         trainer(precision="bf16-true", max_steps=1).fit(module)
+
+
+def test_compiling_needs_a_compiler_and_no_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    check_combination(trainer(), base_dtype="float32")
+    with pytest.raises(UserError, match=r"model\.compile is on, but there is no C\+\+ compiler g"):
+        check_combination(trainer(), base_dtype="float32", compile=True)
+    with pytest.raises(UserError, match=r"model\.compile is on, .* leave it out under DeepSpeed"):
+        check_combination(trainer(strategy=BiShareDeepSpeed(stage=2), devices=2), base_dtype="float32", compile=True)

@@ -1,5 +1,7 @@
 """The LightningModule, trained for a few steps on a tiny Llama from a local folder."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +131,20 @@ def test_gradient_checkpointing_trains_the_same(base, trainer) -> None:
         results.append(values(model))
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+def test_a_compiled_model_trains_the_same_and_its_checkpoint_has_the_same_names(base, trainer, tmp_path) -> None:
+    results = []
+    for compiled in (False, True):
+        model, run = module(base, compile=compiled), trainer(max_steps=2)
+        run.fit(model, loader())
+        norm = model.model.model.norm
+        assert (norm._compiled_call_impl is not None) == compiled
+        run.save_checkpoint(tmp_path / "last.ckpt")
+        results.append((values(model), set(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"])))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-4, atol=1e-6)
+    assert results[1][1] == results[0][1]
 
 
 def test_the_adapter_is_fp32_over_a_bf16_base(base, trainer) -> None:

@@ -96,7 +96,10 @@ def _similarity_pictures(beside: Beside, of: str) -> dict[str, Figure]:
 
 def _similarity_table(analysis: Analysis) -> Table:
     sides = {"updates": analysis.updates} | ({"outputs": analysis.outputs} if analysis.outputs else {})
-    table = _table("similarity, mean over pairs", [name for of in sides for name in (of, "random")])
+    table = _table("similarity, layers", [name for of in sides for name in (of, "random")])
+    table.caption = (
+        "means over all pairs within layers and across them; 1.41 is the relative distance of unrelated ones"
+    )
     rows = [_means(side) for beside in sides.values() for side in (beside.mine, beside.random)]
     for name in rows[0]:
         table.add_row(name, *(_number(means[name]) for means in rows))
@@ -106,12 +109,12 @@ def _similarity_table(analysis: Analysis) -> Table:
 def _means(found: Similarity) -> dict[str, float]:
     whole = found.across[ALL]
     return {
-        "mutual information within layers": _mean(found.within_rmi.values()),
-        "CKA within layers": _mean(found.within_cka.values()),
-        "mutual information across layers": _off_diagonal(whole.rmi),
-        "CKA across layers": _off_diagonal(whole.cka),
-        "cosine across layers": _off_diagonal(whole.cosine),
-        "relative effective distance across layers": _off_diagonal(whole.relative),
+        "mutual information within": _mean(found.within_rmi.values()),
+        "CKA within": _mean(found.within_cka.values()),
+        "mutual information across": _off_diagonal(whole.rmi),
+        "CKA across": _off_diagonal(whole.cka),
+        "cosine across": _off_diagonal(whole.cosine),
+        "relative distance across": _off_diagonal(whole.relative),
     }
 
 

@@ -41,23 +41,21 @@ class Shape(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """The vectors around one frozen pair, for the rows that have some."""
+    """The vectors around one frozen pair, for the m rows that have some."""
 
     A: Tensor  # [r, in], fp32
     B: Tensor  # [out, r], fp32
-    d: Tensor  # [b, r]
-    b: Tensor  # [b, out]
-    rows: list[int]
+    d: Tensor  # [m, 1, r]
+    b: Tensor  # [m, 1, out]
+    rows: Tensor  # [m], int64
+
+    def joined_by(self, d: Tensor, b: Tensor, rows: Tensor) -> "Scales":
+        """With more rows."""
+        return Scales(self.A, self.B, torch.cat((self.d, d)), torch.cat((self.b, b)), torch.cat((self.rows, rows)))
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
-        if len(self.rows) == len(x):
-            y.add_(self._update(x, self.d, self.b).to(y.dtype))
-        else:
-            rows = torch.tensor(self.rows, device=x.device)
-            y.index_add_(0, rows, self._update(x[rows], self.d[rows], self.b[rows]).to(y.dtype))
-
-    def _update(self, x: Tensor, d: Tensor, b: Tensor) -> Tensor:
-        return (((x.to(self.A.dtype) @ self.A.T) * d.unsqueeze(1)) @ self.B.T) * b.unsqueeze(1)
+        h = (x[self.rows].to(self.A.dtype) @ self.A.T) * self.d
+        y.index_add_(0, self.rows, ((h @ self.B.T) * self.b).to(y.dtype))
 
 
 class BatchFactors:
@@ -96,15 +94,13 @@ class BatchFactors:
 
     def _put_scales(self, name: str, scaled: Scaled, rows: Sequence[int]) -> None:
         of_weight = self._scales.setdefault(name, [])
-        scales = next((s for s in of_weight if s.A.data_ptr() == scaled.A.data_ptr()), None)
-        if scales is None:
-            d = scaled.d.new_zeros(self.num_rows, len(scaled.d))
-            b = scaled.b.new_zeros(self.num_rows, len(scaled.b))
-            scales = Scales(scaled.A, scaled.B, d, b, [])
-            of_weight.append(scales)
-        scales.rows.extend(rows)
-        scales.d[rows] = scaled.d
-        scales.b[rows] = scaled.b
+        d, b = (values.detach().repeat(len(rows), 1, 1) for values in (scaled.d, scaled.b))
+        index = torch.tensor(rows, device=d.device)
+        for place, scales in enumerate(of_weight):
+            if scales.A.data_ptr() == scaled.A.data_ptr():
+                of_weight[place] = scales.joined_by(d, b, index)
+                return
+        of_weight.append(Scales(scaled.A, scaled.B, d, b, index))
 
     def add_update(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         """Add each row's update of the weight ``name`` to its output y, in place.

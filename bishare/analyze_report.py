@@ -97,9 +97,7 @@ def _similarity_pictures(beside: Beside, of: str) -> dict[str, Figure]:
 def _similarity_table(analysis: Analysis) -> Table:
     sides = {"updates": analysis.updates} | ({"outputs": analysis.outputs} if analysis.outputs else {})
     table = _table("similarity, layers", [name for of in sides for name in (of, "random")])
-    table.caption = (
-        "means over pairs within layers and across them; unrelated updates are 1.41 apart"
-    )
+    table.caption = "means over pairs within layers and across them; unrelated updates are 1.41 apart"
     rows = [_means(side) for beside in sides.values() for side in (beside.mine, beside.random)]
     for name in rows[0]:
         table.add_row(name, *(_number(means[name]) for means in rows))

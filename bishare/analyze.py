@@ -4,7 +4,6 @@ Zhou et al., "Bi-Share LoRA", ICML 2025, Figures 1, 4 and 5. Everything but what
 the adapter's file alone, without its base model.
 """
 
-from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Literal
 
 import rich
 import torch
-from jsonargparse import ArgumentParser, set_parsing_settings
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedModel
 
@@ -33,10 +31,10 @@ from bishare.bases import Dtype, load_base, load_tokenizer
 from bishare.data.examples import Examples
 from bishare.data.prompts import Prompt
 from bishare.errors import UserError
-from bishare.messages import explain
+from bishare.options import parse_options
 from bishare.quiet import silence_known_noise
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
+DESCRIPTION = "Look inside an adapter: similarity of its updates, ranks, and what each level contributes."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +101,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
         UserError: For every mistake in the options, the adapters, the base or the data.
     """
     silence_known_noise()
-    options = _parse(command, arguments)
+    options = parse_options(Options, command, arguments, description=DESCRIPTION)
     out = Path(options.out or Path(options.adapter).resolve().parent / "analysis")
     if out.exists() and not out.is_dir():
         raise UserError(f"out {out} is a file; name a folder.")
@@ -212,19 +210,3 @@ def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
 def _progress() -> AbstractContextManager[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     return Progress(*columns, transient=True)
-
-
-def _parse(command: str, arguments: Sequence[str]) -> Options:
-    # An exception instead of usage, tip and exit: it becomes one line.
-    parser = ArgumentParser(
-        prog=f"python -m bishare {command}",
-        description="Look inside an adapter: similarity of its updates, ranks, and what each level contributes.",
-        exit_on_error=False,
-        default_env=False,
-    )
-    parser.add_class_arguments(Options)
-    try:
-        namespace = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise UserError(explain(str(error), arguments, list(parser.get_defaults().keys()))) from error
-    return Options(**namespace.as_dict())

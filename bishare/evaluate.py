@@ -2,7 +2,6 @@
 
 import os
 import time
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,19 +9,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-
 from bishare.errors import UserError
-from bishare.messages import explain
+from bishare.options import parse_options
 from bishare.suites.catalog import SUITES, check_local, find_suite
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-set_parsing_settings(docstring_parse_attribute_docstrings=True)
-
 PROBE = "The quick brown fox jumps over the lazy dog. Question: what is 3 + 4?"
+
+DESCRIPTION = "Score an adapter on questions by lm-evaluation-harness."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     Raises:
         UserError: For every mistake in the options, the adapter or the data.
     """
-    options = _parse(command, arguments)
+    options = parse_options(Options, command, arguments, description=DESCRIPTION)
     find_suite(options.suite)
     if options.data is not None:
         # Read when huggingface_hub and datasets are first imported. Without them each look at the hub waits for it.
@@ -192,19 +189,3 @@ def _logits(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "
         tokens = tokenizer(PROBE, return_tensors="pt").to(model.device)
         logits: Tensor = model(input_ids=tokens["input_ids"], use_cache=False).logits
     return logits
-
-
-def _parse(command: str, arguments: Sequence[str]) -> Options:
-    # An exception instead of usage, tip and exit: it becomes one line.
-    parser = ArgumentParser(
-        prog=f"python -m bishare {command}",
-        description="Score an adapter on questions by lm-evaluation-harness.",
-        exit_on_error=False,
-        default_env=False,
-    )
-    parser.add_class_arguments(Options)
-    try:
-        namespace = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise UserError(explain(str(error), arguments, list(parser.get_defaults().keys()))) from error
-    return Options(**namespace.as_dict())

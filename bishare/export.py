@@ -3,7 +3,6 @@
 import os
 import shutil
 import warnings
-from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,13 +20,15 @@ from bishare.bases import Dtype, load_base, load_base_config, load_tokenizer
 from bishare.cards import Export, card, facts
 from bishare.comparison import PROMPTS, Comparison, compare, logits_of
 from bishare.errors import UserError
-from bishare.messages import explain
+from bishare.options import parse_options
 from bishare.quiet import silence_known_noise
 
 # fp32 rounding makes 1e-6 in a sound model and up to 1e-4 in one that training has thrown about, which amplifies it.
 # Rounding to 16 bits moves every weight: there the comparison only tells the export from a wrong model.
 TOLERANCE: dict[str, float] = {"float32": 5e-4, "float16": 1e-2, "bfloat16": 1e-1}
 """The largest difference to the adapter itself that may be rounding, as a part of the largest |logit|."""
+
+DESCRIPTION = "Write an adapter as a PEFT LoRA or as a full model, compared with it first."
 
 
 @dataclass(kw_only=True)
@@ -58,23 +58,12 @@ def run(command: str, arguments: Sequence[str]) -> None:
         UserError: For every mistake in the options, the adapter or the base; nothing is written then.
     """
     silence_known_noise()
-    settings = _parse(command, arguments)
+    settings = parse_options(ExportSettings, command, arguments, description=DESCRIPTION)
     out = Path(settings.out)
     _check_free(out)
     export = export_adapter(settings, out)
     for name, text in facts(export).items():
         print(f"{name:<10}{text}")  # unwrapped: the command is to be copied
-
-
-def _parse(command: str, arguments: Sequence[str]) -> ExportSettings:
-    # An exception instead of usage, tip and exit: it becomes one line.
-    parser = ArgumentParser(prog=f"python -m bishare {command}", exit_on_error=False, default_env=False)
-    parser.add_class_arguments(ExportSettings, None)
-    try:
-        config = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise UserError(explain(str(error), arguments, list(parser.get_defaults().keys()))) from error
-    return ExportSettings(**vars(config))
 
 
 def _check_free(out: Path) -> None:

@@ -21,6 +21,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from llama13b import LAYERS, SHAPES
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -30,14 +31,6 @@ from bishare.adapters.base import Adapter, AdapterConfig, Slot
 from bishare.adapters.bishare import BiShareConfig
 from callbacks import AdaptiveMerging
 
-HIDDEN, INTERMEDIATE, LAYERS = 5120, 13824, 40
-SHAPES = {
-    "q": (HIDDEN, HIDDEN),
-    "k": (HIDDEN, HIDDEN),
-    "v": (HIDDEN, HIDDEN),
-    "up": (HIDDEN, INTERMEDIATE),
-    "down": (INTERMEDIATE, HIDDEN),
-}
 METHODS: dict[str, AdapterConfig] = {
     "ASLoRA, r 8": ASLoRAConfig(r=8),
     "Bi-Share Kronecker (2, 4, 16)": BiShareConfig(merging=True),

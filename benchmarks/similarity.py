@@ -16,15 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pairs
+from llama13b import LAYERS, SHAPES
 
-HIDDEN, INTERMEDIATE, LAYERS = 5120, 13824, 40
-SHAPES = {
-    "q": (HIDDEN, HIDDEN),
-    "k": (HIDDEN, HIDDEN),
-    "v": (HIDDEN, HIDDEN),
-    "up": (HIDDEN, INTERMEDIATE),
-    "down": (INTERMEDIATE, HIDDEN),
-}
 RANKS = {"LoRA r=8": 8, "Bi-Share (2, 4, 16)": 22}
 PUBLISHED = "published, one pair of layers"
 

@@ -22,6 +22,7 @@ from bishare.analysis.levels import bound
 from bishare.analysis.similarity.layers import ALL, Maps, Similarity
 from bishare.analysis.similarity.pictures import bars_within, maps_across, maps_of_kinds
 from bishare.analyze import Analysis, Beside
+from bishare.tables import table_of_figures
 
 FILE = "analysis.json"
 
@@ -96,7 +97,7 @@ def _similarity_pictures(beside: Beside, of: str) -> dict[str, Figure]:
 
 def _similarity_table(analysis: Analysis) -> Table:
     sides = {"updates": analysis.updates} | ({"outputs": analysis.outputs} if analysis.outputs else {})
-    table = _table("similarity, layers", [name for of in sides for name in (of, "random")])
+    table = table_of_figures("similarity, layers", [name for of in sides for name in (of, "random")])
     table.caption = "means over pairs within layers and across them; unrelated updates are 1.41 apart"
     rows = [_means(side) for beside in sides.values() for side in (beside.mine, beside.random)]
     for name in rows[0]:
@@ -118,7 +119,7 @@ def _means(found: Similarity) -> dict[str, float]:
 
 def _rank_table(analysis: Analysis) -> Table:
     kinds = analysis.updates.mine.kinds
-    table = _table("mean rank", ("at most", *(kind.rsplit(".", 1)[-1] for kind in kinds)))
+    table = table_of_figures("mean rank", ("at most", *(kind.rsplit(".", 1)[-1] for kind in kinds)))
     table.caption = "numerical, effective"
     for level, slots in analysis.ranks.items():
         of_kind = [[rank for slot, rank in slots.items() if slot.kind == kind] for kind in kinds]
@@ -132,7 +133,9 @@ def _rank_table(analysis: Analysis) -> Table:
 
 def _contribution_table(analysis: Analysis) -> Table:
     losses = analysis.losses
-    table = _table("contribution", ("share of norms", *(("loss without", "change", "loss alone") if losses else ())))
+    table = table_of_figures(
+        "contribution", ("share of norms", *(("loss without", "change", "loss alone") if losses else ()))
+    )
     for level, shares in analysis.norm_shares.items():
         row = [f"{_mean(shares.values()):.1%}"]
         if losses:
@@ -146,7 +149,7 @@ def _contribution_table(analysis: Analysis) -> Table:
 
 def _difference_table(found: Differences) -> Table:
     columns = ("effective distance", "relative", "random", "cosine", "random")
-    table = _table("against, mean over layers", columns)
+    table = table_of_figures("against, mean over layers", columns)
     for kind in dict.fromkeys(slot.kind for slot in found.slots):
         of_kind = [asdict(difference) for slot, difference in found.slots.items() if slot.kind == kind]
         table.add_row(kind, *(_number(_mean(d[name] for d in of_kind)) for name in _DIFFERENCE))
@@ -156,14 +159,6 @@ def _difference_table(found: Differences) -> Table:
 
 
 _DIFFERENCE = ("effective", "relative", "random_relative", "cosine", "random_cosine")
-
-
-def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table()
-    table.add_column(title, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    return table
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -1,7 +1,5 @@
 """The capacity of a budget as a table for a terminal and as a plot."""
 
-from collections.abc import Iterable
-
 import rich
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -9,6 +7,7 @@ from rich.table import Table
 
 from bishare.capacity import COUNTS, PUBLISHED, PUBLISHED_BASE, Report, fitting
 from bishare.plan_tables import size
+from bishare.tables import table_of_figures
 
 SHOWN = (100, 500, 1000, 1500)
 """Numbers of adapters in the table of memory."""
@@ -28,7 +27,7 @@ def show(report: Report) -> None:
 
 def own_table(report: Report) -> Table:
     """How many adapters fit in their own form, and the time to load one and to switch to it."""
-    table = _table("fit, own form", ("values", "fp32", *report.budgets, "load", "switch"))
+    table = table_of_figures("fit, own form", ("values", "fp32", *report.budgets, "load", "switch"))
     for m in report.methods:
         fits = [f"{fitting(budget, report.base_bytes, m.own, m.once):,}" for budget in report.budgets.values()]
         times = f"{m.load_ms:.0f} ms", f"{m.switch_ms:.0f} ms"
@@ -38,7 +37,7 @@ def own_table(report: Report) -> Table:
 
 def export_table(report: Report) -> Table:
     """How many fit as plain LoRAs in vLLM's slots, in the type of the base."""
-    table = _table("fit in vLLM's slots", ("rank", "slot's", "bytes", *report.budgets))
+    table = table_of_figures("fit in vLLM's slots", ("rank", "slot's", "bytes", *report.budgets))
     for m in report.methods:
         if m.slot is None:
             table.add_row(m.method, str(m.rank), "none")
@@ -50,20 +49,12 @@ def export_table(report: Report) -> Table:
 
 def memory_table(report: Report) -> Table:
     """GB of N adapters with the base; and, without it, how much the process grew when it held some."""
-    table = _table("GB for N adapters", (*(f"{count:,}" for count in SHOWN), "held", "counted", "measured"))
+    table = table_of_figures("GB for N adapters", (*(f"{count:,}" for count in SHOWN), "held", "counted", "measured"))
     for m in report.methods:
         counted = [f"{(report.base_bytes + m.memory(count)) / 1e9:.1f}" for count in SHOWN]
         most = max(m.held, default=None)
         held = () if most is None else (f"{most:,}", f"{m.memory(most) / 1e9:.2f}", f"{m.held[most] / 1e9:.2f}")
         table.add_row(m.method, *counted, *held)
-    return table
-
-
-def _table(title: str, columns: Iterable[str]) -> Table:
-    table = Table()
-    table.add_column(title, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
     return table
 
 

@@ -35,7 +35,7 @@ from bishare.analysis.parameters import num_lora_values
 from bishare.architectures import build_on_meta, find_architecture
 from bishare.errors import UserError
 from bishare.plan import build_adapter, num_bytes
-from bishare.serving.batch import BatchFactors, Shape
+from bishare.serving.batch import BatchFactors, Room
 from bishare.serving.compact import FP32, Compact, Layout
 from bishare.settings import Settings, read_settings
 
@@ -227,15 +227,15 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 def switch(compact: Compact, value_bytes: int) -> BatchFactors:
     """The factors of a batch that has this one adapter."""
     layout = compact.layout
-    shapes = {
-        slot.name: Shape(1, layout.ranks[slot.name], slot.in_features, slot.out_features)
+    stacked = {
+        slot.name: [Room({0: layout.ranks[slot.name]}, slot.in_features, slot.out_features)]
         for slot in layout.slots
         if slot.name in layout.ranks
     }
     dtype = torch.float32 if value_bytes == FP32 else torch.bfloat16
-    factors = BatchFactors(1, shapes, dtype=dtype, device=torch.device("cpu"))
+    factors = BatchFactors(1, stacked, shared=True, dtype=dtype, device=torch.device("cpu"))
     with layout.holding(compact) as adapter:
-        factors.put(adapter, layout.slots, [0])
+        factors.put(adapter, [0])
     return factors
 
 

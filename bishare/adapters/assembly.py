@@ -47,6 +47,13 @@ def assemble(blocks: Sequence[Block], *, length: int, dtype: torch.dtype, scale:
     return _Assemble.apply(layout, *(tensor for block in blocks for tensor in block[:2]))  # type: ignore[no-any-return, no-untyped-call]
 
 
+def assemble_into(out: Tensor, blocks: Sequence[Block], *, scale: float = 1.0, side: str) -> None:
+    """The same written over ``out`` [r, length], without a gradient."""
+    options = [(block.start, block.per_rank) for block in blocks]
+    tensors = [tensor for block in blocks for tensor in block[:2]]
+    _write(out, list(_oriented(tensors, options, transposed=side == "B")), scale)
+
+
 class _Layout(NamedTuple):
     options: list[tuple[int, bool]]
     length: int
@@ -55,30 +62,24 @@ class _Layout(NamedTuple):
     transposed: bool
 
 
+class _Oriented(NamedTuple):
+    """A block whose rows are ranks, whichever side it stands on."""
+
+    shared: Tensor  # [a, s]
+    kernel: Tensor | None  # [b, k]
+    start: int
+    per_rank: bool
+
+
 class _Assemble(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, layout: _Layout, *tensors: Tensor | None) -> Tensor:
         ctx.layout = layout
         ctx.save_for_backward(*tensors)
-        blocks = list(_oriented(tensors, layout))
+        blocks = list(_oriented(tensors, layout.options, transposed=layout.transposed))
         num_rows = sum(_rows(shared, kernel, per_rank) for shared, kernel, _, per_rank in blocks)
-        n, scale = layout.length, layout.scale
-        out = blocks[0][0].new_empty(num_rows, n, dtype=layout.dtype)
-        first = 0
-        for shared, kernel, start, per_rank in blocks:
-            rows = out[first : first + _rows(shared, kernel, per_rank)]
-            first += len(rows)
-            if kernel is None:
-                window = shared[:, start : start + n]
-                rows.copy_(window if scale == 1.0 else window * scale)
-                continue
-            spread = _spread(kernel if scale == 1.0 else kernel * scale, per_rank)
-            repeated = _repeat(shared, per_rank)
-            if kernel.shape[1] * shared.shape[1] == n:
-                grid = (len(shared),) if per_rank else (len(kernel), len(shared))
-                torch.mul(spread, repeated, out=rows.view(*grid, kernel.shape[1], shared.shape[1]))
-            else:
-                rows.copy_((spread * repeated).reshape(len(rows), -1)[:, :n])
+        out = blocks[0][0].new_empty(num_rows, layout.length, dtype=layout.dtype)
+        _write(out, blocks, layout.scale)
         return out
 
     @staticmethod
@@ -87,7 +88,9 @@ class _Assemble(torch.autograd.Function):
         layout = ctx.layout
         gradients: list[Tensor | None] = []
         first = 0
-        for shared, kernel, start, per_rank in _oriented(ctx.saved_tensors, layout):
+        for shared, kernel, start, per_rank in _oriented(
+            ctx.saved_tensors, layout.options, transposed=layout.transposed
+        ):
             num_rows = _rows(shared, kernel, per_rank)
             rows = gradient[first : first + num_rows].to(shared.dtype)
             first += num_rows
@@ -98,13 +101,36 @@ class _Assemble(torch.autograd.Function):
         return None, *gradients
 
 
-def _oriented(tensors: Sequence[Tensor | None], layout: _Layout) -> Iterator[tuple[Tensor, Tensor | None, int, bool]]:
-    """(shared [a, s], kernel [b, k] or None, start, per_rank) of every block, whichever side it stands on."""
-    for (start, per_rank), shared, kernel in zip(layout.options, tensors[::2], tensors[1::2], strict=True):
+def _write(out: Tensor, blocks: Sequence[_Oriented], scale: float) -> None:
+    """Fill ``out`` [r, n] with the blocks, one below the other."""
+    n, first = out.shape[1], 0
+    for shared, kernel, start, per_rank in blocks:
+        rows = out[first : first + _rows(shared, kernel, per_rank)]
+        first += len(rows)
+        if kernel is None:
+            window = shared[:, start : start + n]
+            torch.mul(window, scale, out=rows)
+            continue
+        spread = _spread(kernel if scale == 1.0 else kernel * scale, per_rank)
+        repeated = _repeat(shared, per_rank)
+        grid = (len(shared),) if per_rank else (len(kernel), len(shared))
+        full, rest = divmod(n, shared.shape[1])  # copies of the matrix, and columns of the one that is cut
+        if full:
+            whole = rows[:, : n - rest].view(*grid, full, shared.shape[1])
+            torch.mul(spread[..., :full, :], repeated, out=whole)
+        if rest:
+            torch.mul(spread[..., full, :], repeated[..., 0, :rest], out=rows[:, n - rest :].view(*grid, rest))
+
+
+def _oriented(
+    tensors: Sequence[Tensor | None], options: Sequence[tuple[int, bool]], *, transposed: bool
+) -> Iterator[_Oriented]:
+    """Every block as if it stood on the A side."""
+    for (start, per_rank), shared, kernel in zip(options, tensors[::2], tensors[1::2], strict=True):
         assert shared is not None
-        if layout.transposed:
+        if transposed:
             shared, kernel = shared.T, None if kernel is None else kernel.T
-        yield shared, kernel, start, per_rank
+        yield _Oriented(shared, kernel, start, per_rank)
 
 
 def _rows(shared: Tensor, kernel: Tensor | None, per_rank: bool) -> int:

@@ -2,11 +2,11 @@
 
     y_i = x_i Wᵀ + (x_i A_iᵀ) B_iᵀ        for each row i, as two batched products for each weight
 
-Ranks are padded with zeros to the largest one that the batch has for the weight; a row without an adapter is all
-zeros. If all rows have one adapter, it is stored once. Vectors around a frozen pair (VeRA) are not multiplied into
-it: the rows that share the pair have their products with it in common.
+Rows of like ranks stand in one stack, padded with zeros to the largest of them; a row of far smaller rank is in
+another one. If all rows have one adapter, it is stored once. Vectors around a frozen pair (VeRA) are not multiplied
+into it: the rows that share the pair have their products with it in common.
 
-Shapes: b rows of n tokens; x [b, n, in], A [b, R, in], Bᵀ [b, R, out], y [b, n, out].
+Shapes: b rows of n tokens, m of them in a stack of rank r; x [b, n, in], A [m, r, in], Bᵀ [m, r, out], y [b, n, out].
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,29 +15,67 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bishare.adapters.assembly import assemble
-from bishare.adapters.base import Adapter, Scaled, Slot
+from bishare.adapters.assembly import assemble_into
+from bishare.adapters.base import Adapter, Factors, Scaled
 from bishare.errors import UserError
 
-
-class Pair(NamedTuple):
-    """One weight's factors for all rows."""
-
-    A: Tensor  # [b, R, in], or [1, R, in] if all rows have the same adapter
-    B: Tensor  # Bᵀ [b, R, out], or [1, R, out]; the scale is inside
+PADDED = 8
+"""Ranks that differ by at most this factor stand in one stack: on small ranks one more product costs more time than
+its zeros do."""
 
 
-class Shape(NamedTuple):
-    """Of a pair that is still to be made."""
+class Room(NamedTuple):
+    """What one stack takes."""
 
-    rows: int
-    rank: int
+    ranks: Mapping[int, int]
+    """Rank of each of its rows, in order; 0 for a row without an adapter."""
     in_features: int
     out_features: int
 
     @property
+    def rank(self) -> int:
+        return max(self.ranks.values())
+
+    @property
     def num_values(self) -> int:
-        return self.rows * self.rank * (self.in_features + self.out_features)
+        return len(self.ranks) * self.rank * (self.in_features + self.out_features)
+
+
+def rooms(ranks: Mapping[int, int], num_rows: int, in_features: int, out_features: int) -> list[Room]:
+    """The stacks of one weight, from the ranks of the rows that have an adapter for it.
+
+    A stack of at least half of the rows has the others too, as zeros: nothing has to be gathered for it then.
+    """
+    left, found = dict(ranks), []
+    while left:
+        least = max(left.values()) / PADDED
+        rows = [row for row, rank in left.items() if rank >= least]
+        stacked = {row: left.pop(row) for row in rows}
+        every = range(num_rows) if 2 * len(rows) >= num_rows else sorted(rows)
+        found.append(Room({row: stacked.get(row, 0) for row in every}, in_features, out_features))
+    return found
+
+
+class Stack(NamedTuple):
+    """One weight's factors for rows of like ranks."""
+
+    A: Tensor  # [m, r, in], or [1, r, in] if all rows have the same adapter
+    B: Tensor  # Bᵀ [m, r, out], or [1, r, out]; the scale is inside
+    rows: Tensor | None
+    """Which rows they are for [m], int64; None for all."""
+
+    def add_to(self, y: Tensor, x: Tensor) -> None:
+        if self.rows is None:
+            self._add(y, x)
+        else:
+            y.index_copy_(0, self.rows, self._add(y[self.rows], x[self.rows]))
+
+    def _add(self, y: Tensor, x: Tensor) -> Tensor:
+        if len(self.A) < len(x):
+            y.view(-1, y.shape[-1]).addmm_(torch.mm(x.reshape(-1, x.shape[-1]), self.A[0].T), self.B[0])
+            return y
+        # A in front: for the one token of a decoding step BLAS then reads its rows once, and is twice as fast.
+        return y.baddbmm_(torch.bmm(self.A, x.mT).mT, self.B)
 
 
 class Scales(NamedTuple):
@@ -54,8 +92,11 @@ class Scales(NamedTuple):
         return Scales(self.A, self.B, torch.cat((self.d, d)), torch.cat((self.b, b)), torch.cat((self.rows, rows)))
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
-        h = (x[self.rows].to(self.A.dtype) @ self.A.T) * self.d
-        y.index_add_(0, self.rows, ((h @ self.B.T) * self.b).to(y.dtype))
+        m, n = len(self.rows), x.shape[1]
+        x = x[self.rows].to(self.A.dtype).view(m * n, -1)
+        h = (self.A @ x.T).T.view(m, n, -1) * self.d
+        update = (self.B @ h.view(m * n, -1).T).T.view(m, n, -1) * self.b
+        y.index_add_(0, self.rows, update.to(y.dtype))
 
 
 class BatchFactors:
@@ -63,34 +104,57 @@ class BatchFactors:
 
     Args:
         num_rows: Rows of the batch.
-        shapes: Of the pairs, by the name of the weight.
+        rooms: The stacks of each weight; if all rows have one adapter, row 0 stands for all.
+        shared: Whether they do.
         dtype: Of the model's activations.
         device: Where the model is.
     """
 
-    def __init__(self, num_rows: int, shapes: Mapping[str, Shape], *, dtype: torch.dtype, device: torch.device) -> None:
-        self.num_rows = num_rows
-        self._pairs = {
-            name: Pair(
-                torch.zeros(rows, rank, n, dtype=dtype, device=device),
-                torch.zeros(rows, rank, m, dtype=dtype, device=device),
-            )
-            for name, (rows, rank, n, m) in shapes.items()
-        }
+    def __init__(
+        self,
+        num_rows: int,
+        rooms: Mapping[str, Sequence[Room]],
+        *,
+        shared: bool,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.num_rows, self.shared = num_rows, shared
+        self._rooms = rooms
+        self._stacks: dict[str, list[Stack]] = {}
+        for name, of_weight in rooms.items():
+            for room in of_weight:
+                A = torch.empty(len(room.ranks), room.rank, room.in_features, dtype=dtype, device=device)
+                B = torch.empty(len(room.ranks), room.rank, room.out_features, dtype=dtype, device=device)
+                for place, rank in enumerate(room.ranks.values()):
+                    A[place, rank:], B[place, rank:] = 0, 0
+                every = shared or len(room.ranks) == num_rows
+                rows = None if every else torch.tensor(list(room.ranks), device=device)
+                self._stacks.setdefault(name, []).append(Stack(A, B, rows))
         self._scales: dict[str, list[Scales]] = {}
 
-    def put(self, adapter: Adapter, slots: Sequence[Slot], rows: Sequence[int]) -> None:
+    def put(self, adapter: Adapter, rows: Sequence[int]) -> None:
         """Assemble the factors of ``adapter`` for these rows."""
-        for slot in slots:
+        for slot in adapter.slots:
             if (scaled := adapter.scaled(slot)) is not None:
                 self._put_scales(slot.name, scaled, rows)
                 continue
-            pair, blocks = self._pairs[slot.name], adapter.blocks(slot)
-            A = assemble(blocks.A, length=slot.in_features, dtype=pair.A.dtype, side="A")
-            B = assemble(blocks.B, length=slot.out_features, dtype=pair.B.dtype, scale=blocks.scale, side="B")
-            for row in rows if len(pair.A) > 1 else (0,):
-                pair.A[row, : len(A)].copy_(A)
-                pair.B[row, : len(B)].copy_(B)
+            blocks = adapter.blocks(slot)
+            first, *others = self._places(slot.name, [0] if self.shared else rows)
+            assemble_into(first.A, blocks.A, side="A")
+            assemble_into(first.B, blocks.B, scale=blocks.scale, side="B")
+            for other in others:
+                other.A.copy_(first.A)
+                other.B.copy_(first.B)
+
+    def _places(self, name: str, rows: Sequence[int]) -> list[Factors]:
+        """A [r, in] and Bᵀ [r, out] of each of the rows, to be written."""
+        places = []
+        for room, stack in zip(self._rooms[name], self._stacks[name], strict=True):
+            for place, (row, rank) in enumerate(room.ranks.items()):
+                if rank and row in rows:
+                    places.append(Factors(stack.A[place, :rank], stack.B[place, :rank]))
+        return places
 
     def _put_scales(self, name: str, scaled: Scaled, rows: Sequence[int]) -> None:
         of_weight = self._scales.setdefault(name, [])
@@ -108,17 +172,12 @@ class BatchFactors:
         Raises:
             UserError: The model was called with another number of rows.
         """
-        pair, scales = self._pairs.get(name), self._scales.get(name, ())
-        if (pair or scales) and (len(x) != self.num_rows or x.dim() != 3):
+        stacks, scales = self._stacks.get(name, ()), self._scales.get(name, ())
+        if (stacks or scales) and (len(x) != self.num_rows or x.dim() != 3):
             raise UserError(
                 f"{name} was called with {list(x.shape)}, but adapters are named for {self.num_rows} rows; name one "
                 "for each row (None for the base model)."
             )
-        if pair is not None and len(pair.A) == 1:
-            y.view(-1, y.shape[-1]).addmm_(torch.mm(x.reshape(-1, x.shape[-1]), pair.A[0].T), pair.B[0])
-        elif pair is not None:
-            # A in front: for the one token of a decoding step BLAS then reads its rows once, and is twice as fast.
-            y.baddbmm_(torch.bmm(pair.A, x.mT).mT, pair.B)
-        for of_pair in scales:
-            of_pair.add_to(y, x)
+        for part in (*stacks, *scales):
+            part.add_to(y, x)
         return y

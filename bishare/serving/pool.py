@@ -17,7 +17,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +29,7 @@ from bishare.adapters.checkpoint import WEIGHTS, AdapterFile, check_slots, read_
 from bishare.adapters.inject import NAME
 from bishare.adapters.targets import find_slots
 from bishare.errors import UserError
-from bishare.serving.batch import BatchFactors, Shape
+from bishare.serving.batch import BatchFactors, rooms
 from bishare.serving.compact import FP32, Compact, Layout, compact_bytes
 from bishare.serving.shelf import Prepared, Shelf
 
@@ -232,28 +232,30 @@ class AdapterPool:
         for row, entry in enumerate(entries):
             if entry is not None:
                 rows.setdefault(entry, []).append(row)
-        num_rows = len(entries)
-        num_stored = 1 if len(rows) == 1 and len(next(iter(rows.values()))) == num_rows else num_rows
+        shared = len(rows) == 1 and None not in entries
         layouts: dict[_Entry, Layout] = {}
-        shapes: dict[str, Shape] = {}
-        for entry in rows:
+        ranks: dict[tuple[str, int, int], dict[int, int]] = {}  # by row, of each weight and its width and height
+        for entry, its_rows in rows.items():
             with self._held(entry) as compact:
                 layouts[entry] = compact.layout
             for slot in layouts[entry].slots:
                 if rank := layouts[entry].ranks.get(slot.name, 0):
-                    known = shapes[slot.name].rank if slot.name in shapes else 0
-                    shapes[slot.name] = Shape(num_stored, max(rank, known), slot.in_features, slot.out_features)
+                    of_weight = ranks.setdefault((slot.name, slot.in_features, slot.out_features), {})
+                    of_weight.update(dict.fromkeys([0] if shared else its_rows, rank))
+        num_stored = 1 if shared else len(entries)
+        stacked = {name: rooms(by_row, num_stored, n, m) for (name, n, m), by_row in ranks.items()}
 
         def build() -> BatchFactors:
-            factors = BatchFactors(num_rows, shapes, dtype=self.model.dtype, device=self.model.device)
+            model = self.model
+            factors = BatchFactors(len(entries), stacked, shared=shared, dtype=model.dtype, device=model.device)
             for entry, its_rows in rows.items():
                 with self._held(entry) as compact:
                     if compact.layout is not layouts[entry]:
                         raise UserError(f"{entry.folder} was written over meanwhile; remove and add the adapter.")
                     with compact.layout.holding(compact) as adapter:
-                        factors.put(adapter, compact.layout.slots, its_rows)
+                        factors.put(adapter, its_rows)
             return factors
 
-        num_bytes = self.model.dtype.itemsize * sum(shape.num_values for shape in shapes.values())
-        num_bytes += FP32 * num_rows * sum(layout.num_scales for layout in set(layouts.values()))
+        num_bytes = self.model.dtype.itemsize * sum(room.num_values for room in chain.from_iterable(stacked.values()))
+        num_bytes += FP32 * len(entries) * sum(layout.num_scales for layout in set(layouts.values()))
         return Prepared(num_bytes, build)

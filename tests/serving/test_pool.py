@@ -132,7 +132,7 @@ def test_a_batch_of_one_adapter_stores_its_factors_once(pool: AdapterPool) -> No
 
 def test_the_factors_of_a_batch_are_built_once(pool: AdapterPool, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pool.logits(ids(2), ["slice", "gate"])
-    monkeypatch.setattr("bishare.serving.batch.assemble", None)
+    monkeypatch.setattr("bishare.serving.batch.assemble_into", None)
     assert torch.equal(pool.logits(ids(2), ["slice", "gate"]), first)
 
 

@@ -1,0 +1,54 @@
+"""How the rows of a batch are stacked by rank."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from bishare.adapters.checkpoint import save_adapter
+from bishare.adapters.inject import attach, remove
+from bishare.adapters.lora import LoRAConfig
+from bishare.serving.batch import rooms
+from bishare.serving.pool import AdapterPool
+from tests.randomised import randomise
+
+
+def test_like_ranks_stand_in_one_stack_that_has_the_other_rows_as_zeros() -> None:
+    (room,) = rooms({2: 4, 0: 22}, 4, 8, 6)
+    assert list(room.ranks.items()) == [(0, 22), (1, 0), (2, 4), (3, 0)]
+    assert room.num_values == 4 * 22 * (8 + 6)
+
+
+def test_a_row_of_a_far_smaller_rank_is_not_padded_to_the_largest() -> None:
+    large, small = rooms({0: 8, 1: 256, 2: 8, 3: 8, 4: 8}, 5, 10, 10)
+    assert dict(large.ranks) == {1: 256}
+    assert dict(small.ranks) == {0: 8, 1: 0, 2: 8, 3: 8, 4: 8}
+
+
+def test_few_rows_with_an_adapter_leave_no_room_for_the_others() -> None:
+    (room,) = rooms({5: 8}, 16, 10, 10)
+    assert dict(room.ranks) == {5: 8}
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["most rows", "few rows"])
+def test_rows_of_far_apart_ranks_have_the_logits_of_their_adapter_alone(
+    few: bool, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    pool_names: list[str | None] = ["1", None, "12", "1", *[None] * (6 if few else 0)]
+    ids = torch.randint(3, 64, (len(pool_names), 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        for name in ("1", "12"):
+            adapter = attach(model, LoRAConfig(r=int(name)))
+            randomise(adapter)
+            save_adapter(adapter, tmp_path / name)
+            rows = [row for row, asked in enumerate(pool_names) if asked == name]
+            expected[rows] = model(input_ids=ids[rows]).logits
+            remove(model)
+    pool = AdapterPool(model, adapter_bytes=1 << 20, factor_bytes=1 << 20)
+    for name in ("1", "12"):
+        pool.add(name, tmp_path / name)
+    assert (pool.logits(ids, pool_names) - expected).abs().max() < 1e-5

@@ -39,9 +39,9 @@ class Moments(NamedTuple):
         return max(0.0, self.squares - self.sum**2 / self.num) / (self.num - 1)
 
 
-def moments(update: Factors) -> Moments:
-    """Moments of the entries of ``B A``, in float64."""
-    A, B = (factor.detach().to("cpu", torch.float64) for factor in update)
+def moments(update: Factors, dtype: torch.dtype = torch.float64) -> Moments:
+    """Moments of the entries of ``B A``, computed in this type."""
+    A, B = (factor.detach().to("cpu", dtype) for factor in update)
     return Moments(
         num=B.shape[0] * A.shape[1],
         sum=float(B.sum(0) @ A.sum(1)),

@@ -46,6 +46,10 @@ COMMANDS = {
     ),
 }
 
+KEPT_KERNELS = "64"
+"""What oneDNN keeps of the bfloat16 kernels that it makes for each length of a pack: enough for all layers of a pack.
+With its default of 1,024 they take hundreds of megabytes, and hardly one is used again."""
+
 # The machine's state rather than a mistake in our code: no traceback.
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 
@@ -65,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         return _fail(f"{name} is not a command{_suggestion(name)}; `python -m bishare --help` lists them.", code=2)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)
     try:
         sys.meta_path.insert(0, _OurCallbacks())
         gc.disable()  # importing thousands of modules sets off collections that free nothing and take a second

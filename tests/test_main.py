@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bishare.cli import COMMANDS, Command, main
+from bishare.cli import COMMANDS, KEPT_KERNELS, Command, main
 from bishare.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +68,19 @@ def test_an_unknown_command_comes_with_the_nearest_one(capsys: pytest.CaptureFix
     assert "fti is not a command; did you mean fit?" in capsys.readouterr().err
     assert main(["xyz"]) == 2
     assert "did you mean" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [None, "7"])
+def test_kernels_for_lengths_that_hardly_come_again_are_not_kept_unless_the_user_says_so(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setitem(COMMANDS, "nothing", Command("", "builtins:print"))
+    assert main(["nothing"]) == 0
+    assert os.environ[name] == (given or KEPT_KERNELS)
 
 
 @pytest.fixture

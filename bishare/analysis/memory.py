@@ -31,9 +31,9 @@ CPU_PROCESS = 570_000_000
 """Bytes of a process that has torch, Lightning, transformers, tokenizer and data in memory; measured."""
 CPU_FRAGMENTS = 1.25
 """Main memory that activations take over their own size, between blocks of other sizes; measured at 1.2 to 1.4."""
-CPU_KERNELS = 900_000_000
-"""Bytes that oneDNN's kernels for half precision come to keep, some for each length of a matrix (it caches 1,024 of
-them, ``ONEDNN_PRIMITIVE_CACHE_CAPACITY``); measured over 50 optimizer steps. In fp32 other kernels run."""
+CPU_KERNELS = 100_000_000
+"""Bytes of the kernels for half precision that oneDNN keeps (``bishare.cli.KEPT_KERNELS``); measured by keeping none.
+In fp32 other kernels run."""
 GPU_PROCESS = 600 * 2**20
 """Bytes that CUDA and its libraries keep on each GPU; assumed, not measured."""
 HEAD_CHUNK = 2**23

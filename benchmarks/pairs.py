@@ -1,6 +1,7 @@
 """Runs two or more sides of a comparison alternately, each in a fresh process, and reports medians of paired ratios.
 
-A worker is called as ``python benchmarks/X.py --worker SIDE ...`` and prints one JSON object as its last line.
+A worker is called as ``python benchmarks/X.py --worker SIDE ...`` and prints one JSON object as its last line, or one
+for each step that it is asked for.
 """
 
 import json
@@ -9,7 +10,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,56 @@ def run(script: str, sides: Sequence[str], *, pairs: int, arguments: Sequence[st
             results[side].append(json.loads(process.stdout.strip().splitlines()[-1]))
             print(f"pair {number + 1}/{pairs} {side}: {results[side][-1]}", file=sys.stderr)
     return results
+
+
+def in_turns(
+    script: str, sides: Sequence[str], *, pairs: int, steps: int, arguments: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Every side ``pairs`` times in a new process, all of them at once, taking ``steps`` steps in turns.
+
+    What slows the machine down for some seconds then slows down all sides. The first step of a process does not count.
+    A worker takes a step for each line that it reads; see :func:`take_steps`.
+    """
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for number in range(pairs):
+        workers = {side: _start([sys.executable, script, "--worker", side, *arguments]) for side in sides}
+        for step in range(steps + 1):
+            for side in sides if step % 2 else reversed(sides):
+                found = _take_step(workers[side], side)
+                if step:
+                    results[side].append(found)
+        for worker in workers.values():
+            worker.communicate()
+        medians = {
+            side: round(statistics.median(s["seconds"] for s in found[-steps:]), 3) for side, found in results.items()
+        }
+        print(f"pair {number + 1}/{pairs}, seconds: {medians}", file=sys.stderr)
+    return results
+
+
+def take_steps(step: Callable[[], Any]) -> None:
+    """A worker's side of :func:`in_turns`."""
+    for _ in sys.stdin:
+        start, start_cpu = time.perf_counter(), time.process_time()
+        step()
+        found = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - start_cpu}
+        print(json.dumps(found), flush=True)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    quiet = {**os.environ, "PYTHONPATH": ".", "TQDM_DISABLE": "1"}
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet)
+
+
+def _take_step(worker: subprocess.Popen[str], side: str) -> dict[str, Any]:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write("\n")
+    worker.stdin.flush()
+    if not (line := worker.stdout.readline()):
+        raise SystemExit(f"{side} failed; what it said stands above.")
+    found: dict[str, Any] = json.loads(line)
+    return found
 
 
 def ratio(results: Mapping[str, list[dict[str, Any]]], side: str, against: str, key: str) -> float:

@@ -35,7 +35,7 @@ from bishare.analysis.parameters import num_lora_values
 from bishare.architectures import build_on_meta, find_architecture
 from bishare.errors import UserError
 from bishare.plan import build_adapter, num_bytes
-from bishare.serving.batch import BatchFactors, Room
+from bishare.serving.batch import BatchFactors, rooms
 from bishare.serving.compact import FP32, Compact, Layout
 from bishare.settings import Settings, read_settings
 
@@ -228,7 +228,7 @@ def switch(compact: Compact, value_bytes: int) -> BatchFactors:
     """The factors of a batch that has this one adapter."""
     layout = compact.layout
     stacked = {
-        slot.name: [Room({0: layout.ranks[slot.name]}, slot.in_features, slot.out_features)]
+        slot.name: rooms({0: layout.ranks[slot.name]}, 1, slot.in_features, slot.out_features)
         for slot in layout.slots
         if slot.name in layout.ranks
     }

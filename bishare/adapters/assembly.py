@@ -8,7 +8,7 @@ path, :meth:`bishare.adapters.base.Adapter.parts`, says the same through torch's
 Shapes: S [a, s], K [b, k]; a factor is [r, n] (A, or B transposed), cut where k s exceeds n.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,9 +49,7 @@ def assemble(blocks: Sequence[Block], *, length: int, dtype: torch.dtype, scale:
 
 def assemble_into(out: Tensor, blocks: Sequence[Block], *, scale: float = 1.0, side: str) -> None:
     """The same written over ``out`` [r, length], without a gradient."""
-    options = [(block.start, block.per_rank) for block in blocks]
-    tensors = [tensor for block in blocks for tensor in block[:2]]
-    _write(out, list(_oriented(tensors, options, transposed=side == "B")), scale)
+    _write(out, [_oriented(block, transposed=side == "B") for block in blocks], scale)
 
 
 class _Layout(NamedTuple):
@@ -61,14 +59,13 @@ class _Layout(NamedTuple):
     scale: float
     transposed: bool
 
-
-class _Oriented(NamedTuple):
-    """A block whose rows are ranks, whichever side it stands on."""
-
-    shared: Tensor  # [a, s]
-    kernel: Tensor | None  # [b, k]
-    start: int
-    per_rank: bool
+    def blocks(self, tensors: Sequence[Tensor | None]) -> list[Block]:
+        """The blocks that these are the matrices and kernels of, as on the A side."""
+        found = []
+        for shared, kernel, (start, per_rank) in zip(tensors[::2], tensors[1::2], self.options, strict=True):
+            assert shared is not None
+            found.append(_oriented(Block(shared, kernel, start, per_rank), transposed=self.transposed))
+        return found
 
 
 class _Assemble(torch.autograd.Function):
@@ -76,9 +73,8 @@ class _Assemble(torch.autograd.Function):
     def forward(ctx: Any, layout: _Layout, *tensors: Tensor | None) -> Tensor:
         ctx.layout = layout
         ctx.save_for_backward(*tensors)
-        blocks = list(_oriented(tensors, layout.options, transposed=layout.transposed))
-        num_rows = sum(_rows(shared, kernel, per_rank) for shared, kernel, _, per_rank in blocks)
-        out = blocks[0][0].new_empty(num_rows, layout.length, dtype=layout.dtype)
+        blocks = layout.blocks(tensors)
+        out = blocks[0].shared.new_empty(rank(blocks), layout.length, dtype=layout.dtype)
         _write(out, blocks, layout.scale)
         return out
 
@@ -88,9 +84,7 @@ class _Assemble(torch.autograd.Function):
         layout = ctx.layout
         gradients: list[Tensor | None] = []
         first = 0
-        for shared, kernel, start, per_rank in _oriented(
-            ctx.saved_tensors, layout.options, transposed=layout.transposed
-        ):
+        for shared, kernel, start, per_rank in layout.blocks(ctx.saved_tensors):
             num_rows = _rows(shared, kernel, per_rank)
             rows = gradient[first : first + num_rows].to(shared.dtype)
             first += num_rows
@@ -101,15 +95,14 @@ class _Assemble(torch.autograd.Function):
         return None, *gradients
 
 
-def _write(out: Tensor, blocks: Sequence[_Oriented], scale: float) -> None:
-    """Fill ``out`` [r, n] with the blocks, one below the other."""
+def _write(out: Tensor, blocks: Sequence[Block], scale: float) -> None:
+    """Fill ``out`` [r, n] with the blocks, as on the A side, one below the other."""
     n, first = out.shape[1], 0
     for shared, kernel, start, per_rank in blocks:
         rows = out[first : first + _rows(shared, kernel, per_rank)]
         first += len(rows)
         if kernel is None:
-            window = shared[:, start : start + n]
-            torch.mul(window, scale, out=rows)
+            torch.mul(shared[:, start : start + n], scale, out=rows)
             continue
         spread = _spread(kernel if scale == 1.0 else kernel * scale, per_rank)
         repeated = _repeat(shared, per_rank)
@@ -122,15 +115,11 @@ def _write(out: Tensor, blocks: Sequence[_Oriented], scale: float) -> None:
             torch.mul(spread[..., full, :], repeated[..., 0, :rest], out=rows[:, n - rest :].view(*grid, rest))
 
 
-def _oriented(
-    tensors: Sequence[Tensor | None], options: Sequence[tuple[int, bool]], *, transposed: bool
-) -> Iterator[_Oriented]:
-    """Every block as if it stood on the A side."""
-    for (start, per_rank), shared, kernel in zip(options, tensors[::2], tensors[1::2], strict=True):
-        assert shared is not None
-        if transposed:
-            shared, kernel = shared.T, None if kernel is None else kernel.T
-        yield _Oriented(shared, kernel, start, per_rank)
+def _oriented(block: Block, *, transposed: bool) -> Block:
+    """The block as on the A side, where rows are ranks: shared [a, s], kernel [b, k]."""
+    if not transposed:
+        return block
+    return block._replace(shared=block.shared.T, kernel=None if block.kernel is None else block.kernel.T)
 
 
 def _rows(shared: Tensor, kernel: Tensor | None, per_rank: bool) -> int:

@@ -71,7 +71,7 @@ class Stack(NamedTuple):
             y.index_copy_(0, self.rows, self._add(y[self.rows], x[self.rows]))
 
     def _add(self, y: Tensor, x: Tensor) -> Tensor:
-        if len(self.A) < len(x):
+        if len(self.A) < len(x):  # the same adapter for all rows
             y.view(-1, y.shape[-1]).addmm_(torch.mm(x.reshape(-1, x.shape[-1]), self.A[0].T), self.B[0])
             return y
         # A in front: for the one token of a decoding step BLAS then reads its rows once, and is twice as fast.
@@ -127,7 +127,8 @@ class BatchFactors:
                 A = torch.empty(len(room.ranks), room.rank, room.in_features, dtype=dtype, device=device)
                 B = torch.empty(len(room.ranks), room.rank, room.out_features, dtype=dtype, device=device)
                 for place, rank in enumerate(room.ranks.values()):
-                    A[place, rank:], B[place, rank:] = 0, 0
+                    if rank < A.shape[1]:
+                        A[place, rank:], B[place, rank:] = 0, 0
                 every = shared or len(room.ranks) == num_rows
                 rows = None if every else torch.tensor(list(room.ranks), device=device)
                 self._stacks.setdefault(name, []).append(Stack(A, B, rows))

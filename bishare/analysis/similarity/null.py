@@ -22,5 +22,5 @@ def random_update(like: Factors, generator: torch.Generator) -> Factors:
     """One such update; zeros where the entries of the other are all equal."""
     A = torch.randn(like.A.shape, generator=generator)
     B = torch.randn(like.B.shape, generator=generator)
-    wanted, drawn = (moments(update, torch.float32).variance for update in (like, Factors(A, B)))
-    return Factors(A, B.mul_(math.sqrt(wanted / drawn)))
+    drawn = moments(Factors(A, B), torch.float32)  # its mean is near 0, so nothing cancels in its variance
+    return Factors(A, B.mul_(math.sqrt(moments(like).variance / drawn.variance)))

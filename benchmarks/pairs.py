@@ -16,6 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+WARM_UP = 3
+"""Steps of a process before the first that counts."""
+
 
 def run(script: str, sides: Sequence[str], *, pairs: int, arguments: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Every side ``pairs`` times, in turns; the results by side."""
@@ -36,16 +39,17 @@ def in_turns(
 ) -> dict[str, list[dict[str, Any]]]:
     """Every side ``pairs`` times in a new process, all of them at once, taking ``steps`` steps in turns.
 
-    What slows the machine down for some seconds then slows down all sides. The first step of a process does not count.
-    A worker takes a step for each line that it reads; see :func:`take_steps`.
+    What slows the machine down for some seconds then slows down all sides. The first steps of a process do not count:
+    they ask the system for memory that later ones find there. A worker takes a step for each line that it reads; see
+    :func:`take_steps`.
     """
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(pairs):
         workers = {side: _start([sys.executable, script, "--worker", side, *arguments]) for side in sides}
-        for step in range(steps + 1):
+        for step in range(-WARM_UP, steps):
             for side in sides if step % 2 else reversed(sides):
                 found = _take_step(workers[side], side)
-                if step:
+                if step >= 0:
                     results[side].append(found)
         for worker in workers.values():
             worker.communicate()

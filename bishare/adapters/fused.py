@@ -10,9 +10,7 @@ Kept for it: x (one tensor for all siblings), r columns h, and references to W a
 sums are taken inside the matrix products (``addmm``). Weights that read the same x, such as q, k and v, form all
 their h in one product, with the first of them.
 
-h is kept transposed, ranks by tokens: BLAS is up to three times as fast at a thin matrix in front as at one behind.
-
-Shapes: x [..., in], W [out, in] (Conv1D: [in, out]), A [R, in] for all siblings, Bᵀ [r, out], hᵀ [r, tokens].
+Shapes: x [..., in], W [out, in] (Conv1D: [in, out]), A [R, in] for all siblings, Bᵀ [r, out], h [tokens, r].
 """
 
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from bishare.adapters.dropout import Keep, dropped
+from bishare.adapters.products import mm
 
 
 class Frozen(NamedTuple):
@@ -47,7 +46,7 @@ class LowRank(NamedTuple):
 def first_product(
     x: Tensor, frozen: Frozen, update: LowRank, *, keep: Keep | None, dtype: torch.dtype
 ) -> tuple[Tensor, ...]:
-    """The output, and hᵀ of each further sibling.
+    """The output, and h of each further sibling.
 
     Args:
         x: Input [..., in].
@@ -61,7 +60,7 @@ def first_product(
 
 
 def next_product(x: Tensor, h: Tensor, frozen: Frozen, B: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """The output of a sibling whose hᵀ [r, tokens] is there; B is its Bᵀ [r, out]."""
+    """The output of a sibling whose h [tokens, r] is there; B is its Bᵀ [r, out]."""
     return _Next.apply(x, h, *frozen, B, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -73,8 +72,7 @@ def plain_product(x: Tensor, frozen: Frozen) -> Tensor:
 def _frozen(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     """[tokens, out] in the type of x."""
     W = weight.to(x.dtype)
-    W = W if transposed else W.T
-    return torch.mm(x, W) if bias is None else torch.addmm(bias.to(x.dtype), x, W)
+    return mm(x, W if transposed else W.T, None if bias is None else bias.to(x.dtype))
 
 
 def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,9 +97,9 @@ class _First(torch.autograd.Function):
         tokens = _flat(x, dtype)
         mask = None if mask is None else mask.view(tokens.shape)
         read = tokens if mask is None else dropped(tokens, mask)
-        products = torch.mm(A, read.T)
-        h = torch.split(products if mask is None else products.mul_(factor), list(ranks))
-        y = _frozen(tokens, weight, bias, transposed).addmm_(h[0].T, B)
+        products = mm(read, A.T)
+        h = torch.split(products if mask is None else products.mul_(factor), list(ranks), dim=1)
+        y = _frozen(tokens, weight, bias, transposed).addmm_(h[0], B)
         # W by reference: ZeRO-3 gathers it for the backward pass of its module.
         ctx.save_for_backward(read, mask, h[0], weight, A, B)
         ctx.transposed, ctx.ranks, ctx.factor, ctx.shape, ctx.type = transposed, ranks, factor, x.shape, x.dtype
@@ -115,27 +113,27 @@ class _First(torch.autograd.Function):
         g = own = g_B = None
         if gradient is not None:
             g = _flat(gradient, read.dtype)
-            own, g_B = torch.mm(B, g.T), torch.mm(h, g)
+            own, g_B = mm(g, B.T), mm(h.T, g)
         parts = [
-            read.new_zeros(rank, len(read)) if part is None else part
+            read.new_zeros(len(read), rank) if part is None else part
             for part, rank in zip((own, *siblings), ctx.ranks, strict=True)
         ]
-        g_h = parts[0] if len(parts) == 1 else torch.cat(parts)  # [R, tokens]
+        g_h = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # [tokens, R]
         if mask is not None:
             g_h = g_h * ctx.factor
         g_x = None
         if ctx.needs_input_grad[0]:
             if g is not None:
                 W = weight.to(g.dtype)
-                g_x = torch.mm(g, W.T if ctx.transposed else W)
+                g_x = mm(g, W.T if ctx.transposed else W)
             if g_x is not None and mask is None:
-                g_x.addmm_(g_h.T, A)
+                g_x.addmm_(g_h, A)
             else:
-                update = torch.mm(g_h.T, A)
+                update = mm(g_h, A)
                 update = update if mask is None else dropped(update, mask)
                 g_x = update if g_x is None else g_x.add_(update)
             g_x = g_x.view(ctx.shape).to(ctx.type)
-        return g_x, None, None, None, None, None, torch.mm(g_h, read), g_B, None, None
+        return g_x, None, None, None, None, None, mm(g_h.T, read), g_B, None, None
 
 
 class _Next(torch.autograd.Function):
@@ -150,7 +148,7 @@ class _Next(torch.autograd.Function):
         B: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        y = _frozen(_flat(x, dtype), weight, bias, transposed).addmm_(h.T, B)
+        y = _frozen(_flat(x, dtype), weight, bias, transposed).addmm_(h, B)
         ctx.save_for_backward(h, weight, B)
         ctx.transposed, ctx.shape, ctx.type = transposed, x.shape, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])
@@ -163,5 +161,5 @@ class _Next(torch.autograd.Function):
         g_x = None
         if ctx.needs_input_grad[0]:
             W = weight.to(g.dtype)
-            g_x = torch.mm(g, W.T if ctx.transposed else W).view(ctx.shape).to(ctx.type)
-        return g_x, torch.mm(B, g.T), None, None, None, torch.mm(h, g), None
+            g_x = mm(g, W.T if ctx.transposed else W).view(ctx.shape).to(ctx.type)
+        return g_x, mm(g, B.T), None, None, None, mm(h.T, g), None

@@ -33,7 +33,7 @@ class SharedInput:
     def __init__(self, slots: Sequence[Slot], p: float) -> None:
         self.slots, self.p = tuple(slots), p
         self._input: Tensor | None = None
-        self._waiting: dict[str, Tensor] = {}  # hᵀ [r, tokens] by slot key
+        self._waiting: dict[str, Tensor] = {}  # h [tokens, r] by slot key
         self._grad_enabled = False
 
     def product(self, module: "AdaptedWeight", x: Tensor) -> Tensor:

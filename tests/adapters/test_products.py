@@ -1,0 +1,40 @@
+"""The matrix product of fp32 on the CPU equals torch's, for every layout that the adapters use."""
+
+import pytest
+import torch
+
+from bishare.adapters import products
+from bishare.adapters.products import mm
+
+
+def matrix(rows: int, columns: int, dtype: torch.dtype, *, transposed: bool) -> torch.Tensor:
+    drawn = torch.randn(columns, rows).T if transposed else torch.randn(rows, columns)
+    return drawn.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("second", [False, True])
+@pytest.mark.parametrize("shape", [(40, 24, 8), (8, 40, 24), (1, 24, 40), (0, 24, 8), (8, 0, 24)])
+def test_a_product_is_that_of_double_precision(
+    shape: tuple[int, int, int], first: bool, second: bool, dtype: torch.dtype
+) -> None:
+    m, k, n = shape
+    a, b = matrix(m, k, dtype, transposed=first), matrix(k, n, dtype, transposed=second)
+    bias = torch.randn(n).to(dtype)
+    tolerance = {"rtol": 1e-2, "atol": 0.1} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
+    torch.testing.assert_close(mm(a, b).double(), a.double() @ b.double(), **tolerance)
+    torch.testing.assert_close(mm(a, b, bias).double(), a.double() @ b.double() + bias.double(), **tolerance)
+
+
+def test_a_product_takes_columns_of_a_wider_matrix() -> None:
+    wide, b = torch.randn(12, 20), torch.randn(5, 7)
+    torch.testing.assert_close(mm(wide[:, 3:8], b), wide[:, 3:8] @ b)
+    torch.testing.assert_close(mm(b.T, wide[:5, 2:9]), b.T @ wide[:5, 2:9])
+
+
+def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, bias = torch.randn(6, 4), torch.randn(4, 5), torch.randn(5)
+    monkeypatch.setattr(products, "_HAS_LINEAR", False)
+    assert torch.equal(mm(a, b), torch.mm(a, b))
+    assert torch.equal(mm(a, b, bias), torch.addmm(bias, a, b))

@@ -13,7 +13,13 @@ _HAS_LINEAR = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointw
 
 def mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a b + bias [m, n] of a [m, k], b [k, n] and bias [n], outside autograd; a and b may be transposed views."""
-    if _HAS_LINEAR and a.device.type == "cpu" and a.dtype == torch.float32 and a.numel() and b.numel():
+    if through_onednn(a) and a.numel() and b.numel() and (b.is_contiguous() or b.T.is_contiguous()):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], "")
         return product
+    # Columns of a wider b too: oneDNN would take a hundred times as long for them.
     return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
+
+
+def through_onednn(a: Tensor) -> bool:
+    """Whether products with ``a`` are taken past ``torch.mm``."""
+    return _HAS_LINEAR and a.device.type == "cpu" and a.dtype == torch.float32

@@ -94,7 +94,7 @@ class Scales(NamedTuple):
     def add_to(self, y: Tensor, x: Tensor) -> None:
         m, n = len(self.rows), x.shape[1]
         x = x[self.rows].to(self.A.dtype).view(m * n, -1)
-        h = (self.A @ x.T).T.view(m, n, -1) * self.d
+        h = (x @ self.A.T).view(m, n, -1) * self.d
         update = (self.B @ h.view(m * n, -1).T).T.view(m, n, -1) * self.b
         y.index_add_(0, self.rows, update.to(y.dtype))
 

@@ -1,0 +1,54 @@
+"""The linear layers of a frozen model that no adapter changes, multiplied as the adapted ones are (products.py).
+
+A module is changed by changing its class, so its name, its weight and its state-dict keys stay what they were.
+
+Shapes: x [..., in], W [out, in], y [..., out].
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from bishare.adapters.products import mm, through_onednn
+
+
+class FrozenLinear(nn.Linear):
+    """An ``nn.Linear`` whose products are taken past ``torch.mm`` where that is faster and nothing else is changed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        thawed = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if thawed or self.weight.dtype != x.dtype or not through_onednn(x) or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return mm(x.reshape(-1, x.shape[-1]), weight.T, bias).view(*x.shape[:-1], len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        g = gradient.reshape(-1, gradient.shape[-1])
+        return mm(g, weight).view(*gradient.shape[:-1], weight.shape[1]), None, None
+
+
+def quicken(model: nn.Module) -> None:
+    """Make every plain ``nn.Linear`` in ``model`` a FrozenLinear."""
+    _change(model, nn.Linear, FrozenLinear)
+
+
+def unquicken(model: nn.Module) -> None:
+    """Undo :func:`quicken`."""
+    _change(model, FrozenLinear, nn.Linear)
+
+
+def _change(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
+    for module in model.modules():
+        if type(module) is old:
+            module.__class__ = new

@@ -1,0 +1,72 @@
+"""Frozen layers that are multiplied faster give the values and gradients of torch's own, and change back."""
+
+import pytest
+import torch
+from torch import nn
+
+from bishare.adapters.frozen import FrozenLinear, quicken, unquicken
+
+
+def pair(*, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
+    """A plain frozen layer, and the same one made fast."""
+    plain = nn.Linear(24, 40, bias=bias).requires_grad_(False)
+    fast = nn.Sequential(nn.Linear(24, 40, bias=bias).requires_grad_(False))
+    fast[0].load_state_dict(plain.state_dict())
+    quicken(fast)
+    assert type(fast[0]) is FrozenLinear
+    return plain, fast[0]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24), (0, 24)])
+def test_a_fast_layer_gives_the_value_and_gradient_of_the_plain_one(shape: tuple[int, ...], bias: bool) -> None:
+    plain, fast = pair(bias=bias)
+    x, gradient = torch.randn(shape), torch.randn(*shape[:-1], 40)
+    results = []
+    for layer in (plain, fast):
+        read = x.clone().requires_grad_()
+        y = layer(read)
+        y.backward(gradient)
+        results.append((y, read.grad))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_a_gradient_that_repeats_one_number_is_taken() -> None:
+    plain, fast = pair()
+    x = torch.randn(6, 24, requires_grad=True)
+    (expected,) = torch.autograd.grad(plain(x).sum(), x)
+    (found,) = torch.autograd.grad(fast(x).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
+    plain, fast = (layer.to(dtype) for layer in pair())
+    x = torch.randn(6, 24, dtype=dtype)
+    assert torch.equal(fast(x), plain(x))
+
+
+def test_autocast_decides_the_type_as_for_a_plain_layer() -> None:
+    plain, fast = pair()
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = fast(torch.ones(2, 24)), plain(torch.ones(2, 24))
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
+def test_a_thawed_layer_has_its_gradient() -> None:
+    _, fast = pair()
+    fast.weight.requires_grad_(True)
+    fast(torch.ones(2, 24)).sum().backward()
+    assert fast.weight.grad is not None
+
+
+def test_what_was_made_fast_is_made_plain_again_with_the_same_state() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    quicken(model)
+    assert [type(module) for module in model] == [FrozenLinear, nn.ReLU, FrozenLinear]
+    unquicken(model)
+    assert [type(module) for module in model] == [nn.Linear, nn.ReLU, nn.Linear]
+    assert list(before) == list(model.state_dict())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

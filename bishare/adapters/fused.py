@@ -69,10 +69,10 @@ def plain_product(x: Tensor, frozen: Frozen) -> Tensor:
     return F.linear(x, frozen.weight.T if frozen.transposed else frozen.weight, frozen.bias)
 
 
-def _frozen(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
-    """[tokens, out] in the type of x."""
+def _frozen(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool, *, training: bool) -> Tensor:
+    """[tokens, out] in the type of x; outside training bit by bit that of the base model."""
     W = weight.to(x.dtype)
-    return mm(x, W if transposed else W.T, None if bias is None else bias.to(x.dtype))
+    return mm(x, W if transposed else W.T, None if bias is None else bias.to(x.dtype), like_torch=not training)
 
 
 def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -99,7 +99,7 @@ class _First(torch.autograd.Function):
         read = tokens if mask is None else dropped(tokens, mask)
         products = mm(read, A.T)
         h = torch.split(products if mask is None else products.mul_(factor), list(ranks), dim=1)
-        y = _frozen(tokens, weight, bias, transposed).addmm_(h[0], B)
+        y = _frozen(tokens, weight, bias, transposed, training=any(ctx.needs_input_grad)).addmm_(h[0], B)
         # W by reference: ZeRO-3 gathers it for the backward pass of its module.
         ctx.save_for_backward(read, mask, h[0], weight, A, B)
         ctx.transposed, ctx.ranks, ctx.factor, ctx.shape, ctx.type = transposed, ranks, factor, x.shape, x.dtype
@@ -148,7 +148,7 @@ class _Next(torch.autograd.Function):
         B: Tensor,
         dtype: torch.dtype,
     ) -> Tensor:
-        y = _frozen(_flat(x, dtype), weight, bias, transposed).addmm_(h, B)
+        y = _frozen(_flat(x, dtype), weight, bias, transposed, training=any(ctx.needs_input_grad)).addmm_(h, B)
         ctx.save_for_backward(h, weight, B)
         ctx.transposed, ctx.shape, ctx.type = transposed, x.shape, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])

@@ -52,12 +52,14 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
     inputs: dict[frozenset[str], SharedInput] = {}
     for slot in slots:
         module = model.get_submodule(slot.name)
-        module.__class__ = ADAPTED[type(module)]
+        plain = type(module)
+        module.__class__ = ADAPTED[plain]
         assert isinstance(module, AdaptedWeight)
+        module.plain = plain
         readers = siblings(slot, slots)
         module.slot, module._adapter = slot, (adapter,)
         module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
-    quicken(model)
+    adapter.quickened = quicken(model)
     model.add_module(NAME, adapter)
     return adapter
 
@@ -83,10 +85,10 @@ def merge_and_remove(model: nn.Module) -> None:
 
 def _detach(model: nn.Module, adapter: Adapter) -> None:
     for module in _adapted(model):
-        del module.slot, module._adapter, module.shared
-        plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
+        plain = module.plain
+        del module.slot, module._adapter, module.shared, module.plain
         module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
-    unquicken(model)
+    unquicken(model, adapter.quickened)
     delattr(model, NAME)
     for name in adapter.thawed:
         model.get_parameter(name).requires_grad_(True)

@@ -73,6 +73,8 @@ class AdaptedWeight(nn.Module):
 
     slot: Slot
     shared: SharedInput
+    plain: type[nn.Module]
+    """What the module was before."""
     # The adapter is registered once, on the base model. A tuple hides it from this module, so that the state dict
     # has each shared parameter once.
     _adapter: tuple[Adapter]

@@ -11,9 +11,16 @@ from torch import Tensor
 _HAS_LINEAR = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
-def mm(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """a b + bias [m, n] of a [m, k], b [k, n] and bias [n], outside autograd; a and b may be transposed views."""
-    if through_onednn(a) and a.numel() and b.numel() and (b.is_contiguous() or b.T.is_contiguous()):
+def mm(a: Tensor, b: Tensor, bias: Tensor | None = None, *, like_torch: bool = False) -> Tensor:
+    """a b + bias [m, n] outside autograd.
+
+    Args:
+        a: [m, k], or a transposed view.
+        b: [k, n], or a transposed view.
+        bias: [n].
+        like_torch: Whether the result has to be that of ``torch.mm`` bit by bit.
+    """
+    if not like_torch and through_onednn(a) and a.numel() and b.numel() and (b.is_contiguous() or b.T.is_contiguous()):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], "")
         return product
     # Columns of a wider b too: oneDNN would take a hundred times as long for them.

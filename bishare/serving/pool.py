@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import WEIGHTS, AdapterFile, check_slots, read_adapter
-from bishare.adapters.frozen import quicken
 from bishare.adapters.inject import NAME
 from bishare.adapters.targets import find_slots
 from bishare.errors import UserError
@@ -64,7 +63,6 @@ class AdapterPool:
         if hasattr(model, NAME):
             raise UserError(f"this {type(model).__name__} carries an adapter; call remove(model) first.")
         self.model = nn.Module.eval(model)
-        quicken(model)
         self.adapters: Shelf[Compact] = Shelf(adapter_bytes, "adapter_bytes")
         self.batches: Shelf[BatchFactors] = Shelf(factor_bytes, "factor_bytes")
         self._entries: dict[str, _Entry] = {}

@@ -18,7 +18,7 @@ def pair(*, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24), (0, 24)])
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24), (0, 24), (2, 40, 24)])
 def test_a_fast_layer_gives_the_value_and_gradient_of_the_plain_one(shape: tuple[int, ...], bias: bool) -> None:
     plain, fast = pair(bias=bias)
     x, gradient = torch.randn(shape), torch.randn(*shape[:-1], 40)
@@ -29,6 +29,16 @@ def test_a_fast_layer_gives_the_value_and_gradient_of_the_plain_one(shape: tuple
         y.backward(gradient)
         results.append((y, read.grad))
     torch.testing.assert_close(results[1], results[0])
+
+
+def test_without_a_gradient_a_fast_layer_is_the_plain_one_bit_by_bit() -> None:
+    plain, fast = nn.Linear(576, 1536), nn.Linear(576, 1536)
+    fast.load_state_dict(plain.requires_grad_(False).state_dict())
+    quicken(model := nn.Sequential(fast.requires_grad_(False)))
+    x = torch.randn(200, 576)
+    assert torch.equal(model(x), plain(x))
+    with torch.no_grad():
+        assert torch.equal(model(x.requires_grad_()), plain(x))
 
 
 def test_a_gradient_that_repeats_one_number_is_taken() -> None:
@@ -42,14 +52,15 @@ def test_a_gradient_that_repeats_one_number_is_taken() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
     plain, fast = (layer.to(dtype) for layer in pair())
-    x = torch.randn(6, 24, dtype=dtype)
+    x = torch.randn(6, 24, dtype=dtype, requires_grad=True)
     assert torch.equal(fast(x), plain(x))
 
 
 def test_autocast_decides_the_type_as_for_a_plain_layer() -> None:
     plain, fast = pair()
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = fast(torch.ones(2, 24)), plain(torch.ones(2, 24))
+        x = torch.ones(2, 24, requires_grad=True)
+        found, expected = fast(x), plain(x)
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, expected)
 
@@ -57,16 +68,17 @@ def test_autocast_decides_the_type_as_for_a_plain_layer() -> None:
 def test_a_thawed_layer_has_its_gradient() -> None:
     _, fast = pair()
     fast.weight.requires_grad_(True)
-    fast(torch.ones(2, 24)).sum().backward()
+    fast(torch.ones(2, 24, requires_grad=True)).sum().backward()
     assert fast.weight.grad is not None
 
 
 def test_what_was_made_fast_is_made_plain_again_with_the_same_state() -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), FrozenLinear(2, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    quicken(model)
-    assert [type(module) for module in model] == [FrozenLinear, nn.ReLU, FrozenLinear]
-    unquicken(model)
-    assert [type(module) for module in model] == [nn.Linear, nn.ReLU, nn.Linear]
+    changed = quicken(model)
+    assert [type(module) for module in model] == [FrozenLinear, nn.ReLU, FrozenLinear, FrozenLinear]
+    assert changed == ["0", "2"]
+    unquicken(model, changed)
+    assert [type(module) for module in model] == [nn.Linear, nn.ReLU, nn.Linear, FrozenLinear]
     assert list(before) == list(model.state_dict())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.frozen import FrozenLinear
 from bishare.adapters.inject import adapter_of, attach, merge, remove, unmerge
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
@@ -79,6 +80,16 @@ def test_a_refused_injection_leaves_the_model_as_it_was(tiny_model: ModelFactory
     assert {type(m) for m in model.modules() if isinstance(m, nn.Linear)} == {nn.Linear}
     assert all(p.requires_grad for p in model.parameters())
     attach(model, LoRAConfig())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_after_removal_every_module_is_of_the_type_that_it_was(tiny_model: ModelFactory, kind: str) -> None:
+    model = tiny_model(kind)
+    before = {name: type(module) for name, module in model.named_modules()}
+    attach(model, LoRAConfig())
+    assert type(model.lm_head) is FrozenLinear
+    remove(model)
+    assert {name: type(module) for name, module in model.named_modules()} == before
 
 
 def test_removal_thaws_only_what_was_trainable_before(tiny_model: ModelFactory) -> None:

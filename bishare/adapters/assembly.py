@@ -5,7 +5,8 @@
 Written block by block into one buffer, so nothing but the stored parameters is kept for the backward pass. The plain
 path, :meth:`bishare.adapters.base.Adapter.parts`, says the same through torch's own operations; tests hold them equal.
 
-Shapes: S [a, s], K [b, k]; a factor is [r, n] (A, or B transposed), cut where k s exceeds n.
+Shapes: S [a, s], K [b, k]; a factor is [r, n] (A, or B transposed), cut where k s exceeds n. Without a gradient all
+of them may have a leading dimension: several adapters at once.
 """
 
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ def assemble(blocks: Sequence[Block], *, length: int, dtype: torch.dtype, scale:
 
 
 def assemble_into(out: Tensor, blocks: Sequence[Block], *, scale: float = 1.0, side: str) -> None:
-    """The same written over ``out`` [r, length], without a gradient."""
+    """The same written over ``out`` [..., r, length], without a gradient."""
     _write(out, [_oriented(block, transposed=side == "B") for block in blocks], scale)
 
 
@@ -96,44 +97,47 @@ class _Assemble(torch.autograd.Function):
 
 
 def _write(out: Tensor, blocks: Sequence[Block], scale: float) -> None:
-    """Fill ``out`` [r, n] with the blocks, as on the A side, one below the other."""
-    n, first = out.shape[1], 0
+    """Fill ``out`` [..., r, n] with the blocks, as on the A side, one below the other."""
+    *several, _, n = out.shape
+    first = 0
     for shared, kernel, start, per_rank in blocks:
-        rows = out[first : first + _rows(shared, kernel, per_rank)]
-        first += len(rows)
+        num_rows = _rows(shared, kernel, per_rank)
+        rows = out[..., first : first + num_rows, :]
+        first += num_rows
         if kernel is None:
-            torch.mul(shared[:, start : start + n], scale, out=rows)
+            torch.mul(shared[..., start : start + n], scale, out=rows)
             continue
         spread = _spread(kernel if scale == 1.0 else kernel * scale, per_rank)
         repeated = _repeat(shared, per_rank)
-        grid = (len(shared),) if per_rank else (len(kernel), len(shared))
-        full, rest = divmod(n, shared.shape[1])  # copies of the matrix, and columns of the one that is cut
+        a, s = shared.shape[-2:]
+        grid = (*several, a) if per_rank else (*several, kernel.shape[-2], a)
+        full, rest = divmod(n, s)  # copies of the matrix, and columns of the one that is cut
         if full:
-            whole = rows[:, : n - rest].view(*grid, full, shared.shape[1])
+            whole = rows[..., : n - rest].view(*grid, full, s)
             torch.mul(spread[..., :full, :], repeated, out=whole)
         if rest:
-            torch.mul(spread[..., full, :], repeated[..., 0, :rest], out=rows[:, n - rest :].view(*grid, rest))
+            torch.mul(spread[..., full, :], repeated[..., 0, :rest], out=rows[..., n - rest :].view(*grid, rest))
 
 
 def _oriented(block: Block, *, transposed: bool) -> Block:
-    """The block as on the A side, where rows are ranks: shared [a, s], kernel [b, k]."""
+    """The block as on the A side, where rows are ranks: shared [..., a, s], kernel [..., b, k]."""
     if not transposed:
         return block
-    return block._replace(shared=block.shared.T, kernel=None if block.kernel is None else block.kernel.T)
+    return block._replace(shared=block.shared.mT, kernel=None if block.kernel is None else block.kernel.mT)
 
 
 def _rows(shared: Tensor, kernel: Tensor | None, per_rank: bool) -> int:
-    return len(shared) if kernel is None or per_rank else len(shared) * len(kernel)
+    return shared.shape[-2] * (1 if kernel is None or per_rank else kernel.shape[-2])
 
 
 def _spread(kernel: Tensor, per_rank: bool) -> Tensor:
-    """The kernel as [r, k, 1] (per rank) or [b, 1, k, 1]."""
-    return kernel.unsqueeze(2) if per_rank else kernel[:, None, :, None]
+    """The kernel as [..., r, k, 1] (per rank) or [..., b, 1, k, 1]."""
+    return kernel.unsqueeze(-1) if per_rank else kernel.unsqueeze(-2).unsqueeze(-1)
 
 
 def _repeat(shared: Tensor, per_rank: bool) -> Tensor:
-    """The shared matrix as [r, 1, s] (per rank) or [1, a, 1, s]."""
-    return shared.unsqueeze(1) if per_rank else shared[None, :, None, :]
+    """The shared matrix as [..., r, 1, s] (per rank) or [..., 1, a, 1, s]."""
+    return shared.unsqueeze(-2) if per_rank else shared.unsqueeze(-2).unsqueeze(-4)
 
 
 def _block_gradients(

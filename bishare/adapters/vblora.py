@@ -79,14 +79,15 @@ class VBLoRA(Adapter):
         self.reset_parameters()
 
     def parts(self, slot: Slot) -> Mapping[str, Factors]:
-        A = self._mix(self.logits_A[slot.key]).reshape(self.config.r, -1)
-        B = self._mix(self.logits_B[slot.key]).transpose(1, 2).reshape(-1, self.config.r)
+        A = self._mix(self.logits_A[slot.key]).flatten(-2)
+        B = self._mix(self.logits_B[slot.key]).mT.flatten(-3, -2)
         return {"local": Factors(A, B * self.scale)}
 
     def _mix(self, logits: Tensor) -> Tensor:
         """Sub-vectors [..., l] from logits [..., h]."""
         top = logits.topk(self.config.top_k, dim=-1)
-        return (top.values.softmax(-1).unsqueeze(-1) * self.bank[top.indices]).sum(-2)
+        vectors = self.bank[top.indices] if self.bank.dim() == 2 else _each(self.bank, top.indices)
+        return (top.values.softmax(-1).unsqueeze(-1) * vectors).sum(-2)
 
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.bank, -BANK_BOUND, BANK_BOUND)
@@ -98,6 +99,12 @@ class VBLoRA(Adapter):
             "inter.bank": [self.bank],
             "local.logits": [*self.logits_A.values(), *self.logits_B.values()],
         }
+
+
+def _each(banks: Tensor, indices: Tensor) -> Tensor:
+    """Vectors [m, ..., l] of several banks [m, h, l], of each by its indices [m, ...]."""
+    which = torch.arange(len(banks), device=banks.device)
+    return banks[which.view(-1, *[1] * (indices.dim() - 1)), indices]
 
 
 def _vector_length(config: VBLoRAConfig, slots: Sequence[Slot]) -> int:

@@ -10,13 +10,14 @@ Shapes: b rows of n tokens, m of them in a stack of rank r; x [b, n, in], A [m, 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from bishare.adapters.assembly import assemble_into
-from bishare.adapters.base import Adapter, Factors, Scaled
+from bishare.adapters.assembly import Blocks, assemble_into
+from bishare.adapters.base import Adapter, Scaled
 from bishare.errors import UserError
 
 PADDED = 8
@@ -99,6 +100,12 @@ class Scales(NamedTuple):
         y.index_add_(0, self.rows, update.to(y.dtype))
 
 
+def _places(room: Room, rows: Sequence[int]) -> list[int]:
+    """Where these rows stand in the room's stack."""
+    place_of = {row: place for place, row in enumerate(room.ranks)}
+    return [place_of[row] for row in rows]
+
+
 class BatchFactors:
     """The factors of one batch, for every weight that any of its adapters adapts.
 
@@ -134,32 +141,44 @@ class BatchFactors:
                 self._stacks.setdefault(name, []).append(Stack(A, B, rows))
         self._scales: dict[str, list[Scales]] = {}
 
-    def put(self, adapter: Adapter, rows: Sequence[int]) -> None:
-        """Assemble the factors of ``adapter`` for these rows."""
+    def put(self, adapter: Adapter, rows: Sequence[Sequence[int]]) -> None:
+        """Assemble the factors of several adapters of one form.
+
+        Args:
+            adapter: All of them, their values with a leading dimension m (:meth:`compact.Layout.holding`).
+            rows: The rows of each of the m.
+        """
+        numbers = [number for number, of_adapter in enumerate(rows) for _ in of_adapter]
+        chosen = list(chain.from_iterable(rows))
         for slot in adapter.slots:
-            if (scaled := adapter.scaled(slot)) is not None:
-                self._put_scales(slot.name, scaled, rows)
-                continue
-            blocks = adapter.blocks(slot)
-            first, *others = self._places(slot.name, [0] if self.shared else rows)
-            assemble_into(first.A, blocks.A, side="A")
-            assemble_into(first.B, blocks.B, scale=blocks.scale, side="B")
-            for other in others:
-                other.A.copy_(first.A)
-                other.B.copy_(first.B)
+            if (scaled := adapter.scaled(slot)) is None:
+                self._put_blocks(slot.name, adapter.blocks(slot), *(([0], [0]) if self.shared else (numbers, chosen)))
+            else:
+                self._put_scales(slot.name, scaled, numbers, chosen)
 
-    def _places(self, name: str, rows: Sequence[int]) -> list[Factors]:
-        """A [r, in] and Bᵀ [r, out] of each of the rows, to be written."""
-        places = []
-        for room, stack in zip(self._rooms[name], self._stacks[name], strict=True):
-            for place, (row, rank) in enumerate(room.ranks.items()):
-                if rank and row in rows:
-                    places.append(Factors(stack.A[place, :rank], stack.B[place, :rank]))
-        return places
+    def _put_blocks(self, name: str, blocks: Blocks, numbers: Sequence[int], rows: Sequence[int]) -> None:
+        """Assemble the factors of the adapters with these numbers for these rows, which stand in one stack."""
+        room, stack = next(
+            (room, stack)
+            for room, stack in zip(self._rooms[name], self._stacks[name], strict=True)
+            if room.ranks.get(rows[0])
+        )
+        rank = room.ranks[rows[0]]
+        sides = ((stack.A, blocks.A, 1.0, "A"), (stack.B, blocks.B, blocks.scale, "B"))
+        if rank == room.rank and numbers == rows == list(range(len(room.ranks))):
+            for factor, of_side, scale, side in sides:
+                assemble_into(factor, of_side, scale=scale, side=side)
+            return
+        places = torch.tensor(_places(room, rows), device=stack.A.device)
+        for factor, of_side, scale, side in sides:
+            made = factor.new_empty(max(numbers) + 1, rank, factor.shape[-1])
+            assemble_into(made, of_side, scale=scale, side=side)
+            each = made if len(made) == len(numbers) else made[numbers]
+            factor[:, :rank].index_copy_(0, places, each)
 
-    def _put_scales(self, name: str, scaled: Scaled, rows: Sequence[int]) -> None:
+    def _put_scales(self, name: str, scaled: Scaled, numbers: Sequence[int], rows: Sequence[int]) -> None:
         of_weight = self._scales.setdefault(name, [])
-        d, b = (values.detach().repeat(len(rows), 1, 1) for values in (scaled.d, scaled.b))
+        d, b = (values.detach()[numbers].unsqueeze(1) for values in (scaled.d, scaled.b))
         index = torch.tensor(rows, device=d.device)
         for place, scales in enumerate(of_weight):
             if scales.A.data_ptr() == scaled.A.data_ptr():

@@ -1,11 +1,12 @@
 """An adapter as it is stored: its live values in one flat buffer, what its layers share held once.
 
 Adapters of one configuration have one layout: one object of the method's class, whose parameters are views of one
-buffer. An adapter is put in there for as long as its factors are assembled.
+buffer. While factors are assembled they are views of several adapters' values instead, with a leading dimension, so
+that a weight's factors are computed for all of them in one go.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -37,6 +38,17 @@ class Compact:
     owners: Mapping[str, Tensor]
     """Which layers share a B: the owner map of each mergeable group."""
 
+    @property
+    def form(self) -> tuple["Layout", Hashable]:
+        """What adapters that are assembled together have in common: the layout, and which layers share a B."""
+        return self.layout, tuple(tuple(owner.tolist()) for owner in self.owners.values())
+
+    def write_to(self, values: Tensor) -> None:
+        """Put the values where they belong in ``values`` [all values of the layout]; dead ones are left as they are."""
+        lengths = [stop - start for start, stop in self.runs]
+        for (start, stop), live in zip(self.runs, torch.split(self.values, lengths), strict=True):
+            values[start:stop].copy_(live)
+
 
 class Layout:
     """What all adapters of one configuration have in common.
@@ -55,9 +67,10 @@ class Layout:
         bounds = list(accumulate((p.numel() for p in parameters), initial=0))
         self._values = torch.empty(bounds[-1], device=device)
         self._places = {id(p): place for p, place in zip(parameters, pairwise(bounds), strict=True)}
-        for p in parameters:
-            start, stop = self._places[id(p)]
-            p.data = self._values[start:stop].view(p.shape)
+        self._shapes = [(p, self._places[id(p)], p.shape) for p in parameters]
+        self._look_at(self._values)
+        self.num_bytes = self._values.nbytes
+        """Bytes of one adapter's values, dead ones included."""
         self._lock = threading.Lock()
         self.slots = self._adapter.slots
         scaled = {slot.name: self._adapter.scaled(slot) for slot in self.slots}
@@ -85,15 +98,32 @@ class Layout:
             owners = {name: group.owner.clone() for name, group in self._adapter.mergeable_groups().items()}
             return Compact(self, torch.cat([self._values[start:stop] for start, stop in runs]), tuple(runs), owners)
 
+    def empty(self, num_adapters: int) -> Tensor:
+        """Room for the values of several adapters [m, values], for :meth:`holding`."""
+        return torch.empty(num_adapters, len(self._values), device=self._values.device)
+
     @contextmanager
-    def holding(self, compact: Compact) -> Iterator[Adapter]:
-        """The adapter with the values of ``compact``, for this thread alone while the context lasts."""
-        assert compact.layout is self
+    def holding(self, values: Tensor, owners: Mapping[str, Tensor]) -> Iterator[Adapter]:
+        """Several adapters at once, for this thread alone while the context lasts.
+
+        Args:
+            values: Their values [m, values], see :meth:`Compact.write_to`.
+            owners: Their owner maps, which are the same for all.
+
+        Yields:
+            The adapter; its parameters, blocks and scales have a leading dimension m.
+        """
         with self._lock, torch.no_grad():
             for name, group in self._adapter.mergeable_groups().items():
-                group.owner.copy_(compact.owners[name])
+                group.owner.copy_(owners[name])
                 group.refresh()
-            lengths = [stop - start for start, stop in compact.runs]
-            for (start, stop), values in zip(compact.runs, torch.split(compact.values, lengths), strict=True):
-                self._values[start:stop].copy_(values)
-            yield self._adapter
+            self._look_at(values)
+            try:
+                yield self._adapter
+            finally:
+                self._look_at(self._values)
+
+    def _look_at(self, values: Tensor) -> None:
+        """Make the parameters views of ``values`` [..., values]."""
+        for p, (start, stop), shape in self._shapes:
+            p.data = values[..., start:stop].view(*values.shape[:-1], *shape)

@@ -13,7 +13,7 @@ needed. All methods may stand in one batch.
 import inspect
 import json
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -34,6 +34,9 @@ from bishare.serving.cache import roomy_cache
 from bishare.serving.compact import FP32, Compact, Layout, compact_bytes
 from bishare.serving.shelf import Prepared, Shelf
 
+STAGED_BYTES = 16 << 20
+"""Adapters of one form are assembled together up to this size: for small ones the calls cost more than the values."""
+
 
 @dataclass(frozen=True)
 class _Entry:
@@ -48,7 +51,8 @@ class _Entry:
 class AdapterPool:
     """Serves adapters of one base model. All methods may be called from any thread at any time.
 
-    Beside the two budgets, one adapter's values are held for each configuration in use (for VeRA its random pair too).
+    Beside the two budgets, one adapter's values are held for each configuration in use (for VeRA its random pair too),
+    and while a batch is made ready copies of up to 16 MB of its adapters, or of one.
 
     Args:
         model: The base model without an adapter, on its device; it stays as it is and is put into evaluation mode.
@@ -240,13 +244,14 @@ class AdapterPool:
             if entry is not None:
                 rows.setdefault(entry, []).append(row)
         shared = len(rows) == 1 and None not in entries
-        layouts: dict[_Entry, Layout] = {}
+        forms: dict[tuple[Layout, Hashable], list[_Entry]] = {}
         ranks: dict[tuple[str, int, int], dict[int, int]] = {}  # by row, of each weight and its width and height
         for entry, its_rows in rows.items():
             with self._held(entry) as compact:
-                layouts[entry] = compact.layout
-            for slot in layouts[entry].slots:
-                if rank := layouts[entry].ranks.get(slot.name, 0):
+                forms.setdefault(compact.form, []).append(entry)
+                layout = compact.layout
+            for slot in layout.slots:
+                if rank := layout.ranks.get(slot.name, 0):
                     of_weight = ranks.setdefault((slot.name, slot.in_features, slot.out_features), {})
                     of_weight.update(dict.fromkeys([0] if shared else its_rows, rank))
         num_stored = 1 if shared else len(entries)
@@ -255,14 +260,26 @@ class AdapterPool:
         def build() -> BatchFactors:
             model = self.model
             factors = BatchFactors(len(entries), stacked, shared=shared, dtype=model.dtype, device=model.device)
-            for entry, its_rows in rows.items():
-                with self._held(entry) as compact:
-                    if compact.layout is not layouts[entry]:
-                        raise UserError(f"{entry.folder} was written over meanwhile; remove and add the adapter.")
-                    with compact.layout.holding(compact) as adapter:
-                        factors.put(adapter, its_rows)
+            for form, alike in forms.items():
+                at_once = max(1, STAGED_BYTES // form[0].num_bytes)
+                for first in range(0, len(alike), at_once):
+                    self._put(factors, form, {entry: rows[entry] for entry in alike[first : first + at_once]})
             return factors
 
         num_bytes = self.model.dtype.itemsize * sum(room.num_values for room in chain.from_iterable(stacked.values()))
-        num_bytes += FP32 * len(entries) * sum(layout.num_scales for layout in set(layouts.values()))
+        num_bytes += FP32 * len(entries) * sum(layout.num_scales for layout in {layout for layout, _ in forms})
         return Prepared(num_bytes, build)
+
+    def _put(self, factors: BatchFactors, form: tuple[Layout, Hashable], rows: Mapping[_Entry, Sequence[int]]) -> None:
+        """Assemble adapters of one form for their rows."""
+        layout, owners = form[0], dict[str, Tensor]()
+        values = layout.empty(len(rows))
+        # One is held at a time: whoever held several and waited for more could wait for another who does the same.
+        for number, entry in enumerate(rows):
+            with self._held(entry) as compact:
+                if compact.form != form:
+                    raise UserError(f"{entry.folder} was written over meanwhile; remove and add the adapter.")
+                compact.write_to(values[number])
+                owners = dict(compact.owners)
+        with layout.holding(values, owners) as adapter:
+            factors.put(adapter, list(rows.values()))

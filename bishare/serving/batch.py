@@ -2,9 +2,10 @@
 
     y_i = x_i Wᵀ + (x_i A_iᵀ) B_iᵀ        for each row i, as two batched products for each weight
 
-Rows of like ranks stand in one stack, padded with zeros to the largest of them; a row of far smaller rank is in
-another one. If all rows have one adapter, it is stored once. Vectors around a frozen pair (VeRA) are not multiplied
-into it: the rows that share the pair have their products with it in common.
+Rows of like ranks stand in one stack, padded with zeros to the largest of them; rows of smaller ranks are in another
+one. Nothing is gathered for rows that follow each other in the batch, so :class:`pool.AdapterPool` sorts them. If all
+rows have one adapter, it is stored once. Vectors around a frozen pair (VeRA) are not multiplied into it: the rows that
+share the pair have their products with it in common.
 
 Shapes: b rows of n tokens, m of them in a stack of rank r; x [b, n, in], A [m, r, in], Bᵀ [m, r, out], y [b, n, out].
 """
@@ -20,9 +21,9 @@ from bishare.adapters.assembly import Blocks, assemble_into
 from bishare.adapters.base import Adapter, Scaled
 from bishare.errors import UserError
 
-PADDED = 8
-"""Ranks that differ by at most this factor stand in one stack: on small ranks one more product costs more time than
-its zeros do."""
+PADDED, PADDED_GATHERED = 2, 8
+"""Ranks that differ by at most this factor stand in one stack: where rows have to be gathered, one more product of
+small ranks costs more time than its zeros do."""
 
 
 class Room(NamedTuple):
@@ -45,16 +46,39 @@ class Room(NamedTuple):
 def rooms(ranks: Mapping[int, int], num_rows: int, in_features: int, out_features: int) -> list[Room]:
     """The stacks of one weight, from the ranks of the rows that have an adapter for it.
 
-    A stack of at least half of the rows has the others too, as zeros: nothing has to be gathered for it then.
+    A stack of at least half of the rows has the others too, as zeros, if they would have to be gathered otherwise.
     """
+    divided = _divided(ranks, PADDED)
+    if not all(map(_follow_each_other, divided)):
+        divided = _divided(ranks, PADDED_GATHERED)
+    found = []
+    for rows in divided:
+        fill = 2 * len(rows) >= num_rows and not _follow_each_other(rows)
+        stacked = {row: ranks.get(row, 0) if row in rows else 0 for row in (range(num_rows) if fill else rows)}
+        found.append(Room(stacked, in_features, out_features))
+    return found
+
+
+def _divided(ranks: Mapping[int, int], factor: float) -> list[list[int]]:
+    """The rows in ascending order, by ranks that differ by at most this factor."""
     left, found = dict(ranks), []
     while left:
-        least = max(left.values()) / PADDED
-        rows = [row for row, rank in left.items() if rank >= least]
-        stacked = {row: left.pop(row) for row in rows}
-        every = range(num_rows) if 2 * len(rows) >= num_rows else sorted(rows)
-        found.append(Room({row: stacked.get(row, 0) for row in every}, in_features, out_features))
+        least = max(left.values()) / factor
+        found.append(sorted(row for row, rank in left.items() if rank >= least))
+        for row in found[-1]:
+            del left[row]
     return found
+
+
+def _follow_each_other(rows: Sequence[int]) -> bool:
+    return rows[-1] - rows[0] == len(rows) - 1
+
+
+def _chosen(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """What chooses these rows of a batch, without a copy if they follow each other."""
+    if _follow_each_other(rows):
+        return slice(rows[0], rows[-1] + 1)
+    return torch.tensor(rows, device=device)
 
 
 class Stack(NamedTuple):
@@ -62,12 +86,12 @@ class Stack(NamedTuple):
 
     A: Tensor  # [m, r, in], or [1, r, in] if all rows have the same adapter
     B: Tensor  # Bᵀ [m, r, out], or [1, r, out]; the scale is inside
-    rows: Tensor | None
-    """Which rows they are for [m], int64; None for all."""
+    rows: slice | Tensor
+    """Which rows they are for, [m] int64 if they do not follow each other."""
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
-        if self.rows is None:
-            self._add(y, x)
+        if isinstance(self.rows, slice):
+            self._add(y[self.rows], x[self.rows])
         else:
             y.index_copy_(0, self.rows, self._add(y[self.rows], x[self.rows]))
 
@@ -86,18 +110,31 @@ class Scales(NamedTuple):
     B: Tensor  # [out, r], fp32
     d: Tensor  # [m, 1, r]
     b: Tensor  # [m, 1, out]
-    rows: Tensor  # [m], int64
+    rows: Sequence[int]
+    chosen: slice | Tensor
+    """The same rows, to be taken from a batch."""
 
-    def joined_by(self, d: Tensor, b: Tensor, rows: Tensor) -> "Scales":
+    @classmethod
+    def of(cls, scaled: Scaled, rows: Sequence[int]) -> "Scales":
+        """The vectors of adapters [m, r], [m, out] for these m rows."""
+        d, b = scaled.d.detach().unsqueeze(1), scaled.b.detach().unsqueeze(1)
+        return cls(scaled.A, scaled.B, d, b, rows, _chosen(rows, d.device))
+
+    def joined_by(self, other: "Scales") -> "Scales":
         """With more rows."""
-        return Scales(self.A, self.B, torch.cat((self.d, d)), torch.cat((self.b, b)), torch.cat((self.rows, rows)))
+        rows = [*self.rows, *other.rows]
+        d, b = torch.cat((self.d, other.d)), torch.cat((self.b, other.b))
+        return Scales(self.A, self.B, d, b, rows, _chosen(rows, d.device))
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
         m, n = len(self.rows), x.shape[1]
-        x = x[self.rows].to(self.A.dtype).view(m * n, -1)
+        x = x[self.chosen].to(self.A.dtype).reshape(m * n, -1)
         h = (x @ self.A.T).view(m, n, -1) * self.d
         update = (self.B @ h.view(m * n, -1).T).T.view(m, n, -1) * self.b
-        y.index_add_(0, self.rows, update.to(y.dtype))
+        if isinstance(self.chosen, slice):
+            y[self.chosen].add_(update)
+        else:
+            y.index_add_(0, self.chosen, update.to(y.dtype))
 
 
 def _places(room: Room, rows: Sequence[int]) -> list[int]:
@@ -136,8 +173,7 @@ class BatchFactors:
                 for place, rank in enumerate(room.ranks.values()):
                     if rank < A.shape[1]:
                         A[place, rank:], B[place, rank:] = 0, 0
-                every = shared or len(room.ranks) == num_rows
-                rows = None if every else torch.tensor(list(room.ranks), device=device)
+                rows = slice(None) if shared else _chosen(list(room.ranks), device)
                 self._stacks.setdefault(name, []).append(Stack(A, B, rows))
         self._scales: dict[str, list[Scales]] = {}
 
@@ -165,26 +201,24 @@ class BatchFactors:
         )
         rank = room.ranks[rows[0]]
         sides = ((stack.A, blocks.A, 1.0, "A"), (stack.B, blocks.B, blocks.scale, "B"))
-        if rank == room.rank and numbers == rows == list(range(len(room.ranks))):
-            for factor, of_side, scale, side in sides:
-                assemble_into(factor, of_side, scale=scale, side=side)
-            return
-        places = torch.tensor(_places(room, rows), device=stack.A.device)
+        places = _places(room, rows)
+        own = len(set(numbers)) == len(numbers)
         for factor, of_side, scale, side in sides:
+            if own and _follow_each_other(places):
+                assemble_into(factor[places[0] : places[-1] + 1, :rank], of_side, scale=scale, side=side)
+                continue
             made = factor.new_empty(max(numbers) + 1, rank, factor.shape[-1])
             assemble_into(made, of_side, scale=scale, side=side)
-            each = made if len(made) == len(numbers) else made[numbers]
-            factor[:, :rank].index_copy_(0, places, each)
+            factor[:, :rank].index_copy_(0, torch.tensor(places, device=made.device), made if own else made[numbers])
 
     def _put_scales(self, name: str, scaled: Scaled, numbers: Sequence[int], rows: Sequence[int]) -> None:
         of_weight = self._scales.setdefault(name, [])
-        d, b = (values.detach()[numbers].unsqueeze(1) for values in (scaled.d, scaled.b))
-        index = torch.tensor(rows, device=d.device)
+        added = Scales.of(scaled._replace(d=scaled.d[numbers], b=scaled.b[numbers]), rows)
         for place, scales in enumerate(of_weight):
             if scales.A.data_ptr() == scaled.A.data_ptr():
-                of_weight[place] = scales.joined_by(d, b, index)
+                of_weight[place] = scales.joined_by(added)
                 return
-        of_weight.append(Scales(scaled.A, scaled.B, d, b, index))
+        of_weight.append(added)
 
     def add_update(self, name: str, x: Tensor, y: Tensor) -> Tensor:
         """Add each row's update of the weight ``name`` to its output y, in place.

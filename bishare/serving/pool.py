@@ -149,13 +149,14 @@ class AdapterPool:
         Returns:
             Logits [b, n, vocabulary].
         """
-        given: dict[str, Any] = {"input_ids": input_ids}
+        order, back = self._order(names, len(input_ids))
+        given: dict[str, Any] = {"input_ids": input_ids[order]}
         if attention_mask is not None:
-            given["attention_mask"] = attention_mask
+            given["attention_mask"] = attention_mask = attention_mask[order]
             if "position_ids" in inspect.signature(self.model.forward).parameters:
                 given["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)
-        with self.batch(names):
-            return cast(Tensor, self.model(**given).logits)
+        with self.batch([names[row] for row in order]):
+            return cast(Tensor, self.model(**given).logits[back])
 
     def generate(
         self,
@@ -179,17 +180,37 @@ class AdapterPool:
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        order, back = self._order(names, len(input_ids))
         generate: Any = self.model.generate
-        with self.batch(names):
+        with self.batch([names[row] for row in order]):
             tokens: Tensor = generate(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
+                input_ids=input_ids[order],
+                attention_mask=attention_mask[order],
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=self._pad_token(),
                 **self._cache(),
             )
-        return tokens
+        return tokens[back]
+
+    def _order(self, names: Sequence[str | None], num_rows: int) -> tuple[list[int], list[int]]:
+        """The rows sorted so that those of one form follow each other, like ranks too; and the way back."""
+        if len(names) != num_rows:
+            raise UserError(
+                f"adapters are named for {len(names)} rows, but input_ids has {num_rows}; name one for each row (None "
+                "for the base model)."
+            )
+        keys: list[tuple[int, int, int]] = []
+        forms: dict[Hashable, int] = {}
+        for entry in self._find(names):
+            if entry is None:
+                keys.append((1, 0, 0))
+                continue
+            with self._held(entry) as compact:
+                number = forms.setdefault(compact.form, len(forms))
+                keys.append((-max(compact.layout.ranks.values(), default=0), number, entry.version))
+        order = sorted(range(len(names)), key=keys.__getitem__)
+        return order, sorted(range(len(names)), key=order.__getitem__)
 
     def _cache(self) -> dict[str, Any]:
         """An empty cache, for models that transformers gives its own; others bring one."""

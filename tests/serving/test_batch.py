@@ -15,10 +15,17 @@ from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
 
 
-def test_like_ranks_stand_in_one_stack_that_has_the_other_rows_as_zeros() -> None:
-    (room,) = rooms({2: 4, 0: 22}, 4, 8, 6)
-    assert list(room.ranks.items()) == [(0, 22), (1, 0), (2, 4), (3, 0)]
-    assert room.num_values == 4 * 22 * (8 + 6)
+def test_rows_that_follow_each_other_are_padded_to_like_ranks_only() -> None:
+    large, small = rooms({0: 22, 1: 22, 2: 8, 3: 4}, 6, 8, 6)
+    assert dict(large.ranks) == {0: 22, 1: 22}
+    assert dict(small.ranks) == {2: 8, 3: 4}
+    assert large.num_values + small.num_values == 2 * (22 + 8) * (8 + 6)
+
+
+def test_scattered_rows_stand_in_one_stack_that_has_the_other_rows_as_zeros() -> None:
+    (room,) = rooms({2: 4, 0: 22, 3: 22}, 5, 8, 6)
+    assert list(room.ranks.items()) == [(0, 22), (1, 0), (2, 4), (3, 22), (4, 0)]
+    assert room.num_values == 5 * 22 * (8 + 6)
 
 
 def test_a_row_of_a_far_smaller_rank_is_not_padded_to_the_largest() -> None:

@@ -5,6 +5,9 @@ A module is changed by changing its class, so its name, its weight and its state
 Shapes: x [..., in], W [out, in], y [..., out].
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,26 +16,46 @@ from torch.autograd.function import once_differentiable
 
 from bishare.adapters.products import mm, through_onednn
 
+_thread = threading.local()
+
+
+@contextmanager
+def fast_without_gradient() -> Iterator[None]:
+    """Let this thread's calls be fast without a gradient too; the bits are not those of the base model then."""
+    before = getattr(_thread, "fast", False)
+    _thread.fast = True
+    try:
+        yield
+    finally:
+        _thread.fast = before
+
 
 class FrozenLinear(nn.Linear):
     """An ``nn.Linear`` that in training takes its products past ``torch.mm`` where that is faster.
 
-    Without a gradient, on a GPU and in other types than fp32 it is ``nn.Linear`` bit by bit.
+    On a GPU, in other types than fp32, and without a gradient except inside :func:`fast_without_gradient`, it is
+    ``nn.Linear`` bit by bit.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         plain = self.weight.dtype != x.dtype or not through_onednn(x) or torch.is_autocast_enabled("cpu")
+        if not plain and not torch.is_grad_enabled() and getattr(_thread, "fast", False):
+            return _product(x, self.weight, self.bias)
         thawed = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if plain or thawed or not (x.requires_grad and torch.is_grad_enabled()):
             return super().forward(x)
         return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return mm(x.reshape(-1, x.shape[-1]), weight.T, bias).view(*x.shape[:-1], len(weight))
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return mm(x.reshape(-1, x.shape[-1]), weight.T, bias).view(*x.shape[:-1], len(weight))
+        return _product(x, weight, bias)
 
     @staticmethod
     @once_differentiable

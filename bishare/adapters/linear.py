@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from bishare.adapters.assembly import assemble, rank
 from bishare.adapters.base import Adapter, Factors, Slot
 from bishare.adapters.dropout import draw_keep
+from bishare.adapters.frozen import FrozenLinear
 from bishare.adapters.fused import Frozen, LowRank, first_product, next_product, plain_product
 
 
@@ -109,8 +110,12 @@ class AdaptedConv1D(AdaptedWeight, Conv1D):
         return Frozen(self.weight, self.bias, True)
 
 
-ADAPTED: dict[type[nn.Module], type[AdaptedWeight]] = {nn.Linear: AdaptedLinear, Conv1D: AdaptedConv1D}
-"""The module types that can be adapted, and what they become."""
+ADAPTED: dict[type[nn.Module], type[AdaptedWeight]] = {
+    nn.Linear: AdaptedLinear,
+    FrozenLinear: AdaptedLinear,
+    Conv1D: AdaptedConv1D,
+}
+"""The module types that can be adapted, and what they become; the way back leads to the first that becomes so."""
 
 
 def features(module: nn.Module) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import WEIGHTS, AdapterFile, check_slots, read_adapter
+from bishare.adapters.frozen import fast_without_gradient, quicken
 from bishare.adapters.inject import NAME
 from bishare.adapters.targets import find_slots
 from bishare.errors import UserError
@@ -55,7 +56,8 @@ class AdapterPool:
     and while a batch is made ready copies of up to 16 MB of its adapters, or of one.
 
     Args:
-        model: The base model without an adapter, on its device; it stays as it is and is put into evaluation mode.
+        model: The base model without an adapter, on its device. It is put into evaluation mode; its weights, and what
+            it answers outside batches, stay as they are.
         adapter_bytes: Bytes of adapters in compact form on the device; the least recently used are dropped, and read
             from their folders when they are asked for again.
         factor_bytes: Bytes of assembled factors of batches on the device.
@@ -131,7 +133,8 @@ class AdapterPool:
             raise UserError("this thread is inside a batch of this pool already; leave it first.")
         entries = self._find(names)
         key = tuple(None if entry is None else entry.version for entry in entries)
-        with torch.no_grad(), self.batches.hold(key, partial(self._prepare_batch, entries)) as factors:
+        prepare = partial(self._prepare_batch, entries)
+        with torch.no_grad(), fast_without_gradient(), self.batches.hold(key, prepare) as factors:
             self._current.factors = factors
             try:
                 yield
@@ -280,6 +283,7 @@ class AdapterPool:
 
         def build() -> BatchFactors:
             model = self.model
+            quicken(model)  # here, since attaching an adapter to the model in between undoes it
             factors = BatchFactors(len(entries), stacked, shared=shared, dtype=model.dtype, device=model.device)
             for form, alike in forms.items():
                 at_once = max(1, STAGED_BYTES // form[0].num_bytes)

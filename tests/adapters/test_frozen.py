@@ -1,10 +1,13 @@
 """Frozen layers that are multiplied faster give the values and gradients of torch's own, and change back."""
 
+from threading import Thread
+
 import pytest
 import torch
 from torch import nn
 
-from bishare.adapters.frozen import FrozenLinear, quicken, unquicken
+from bishare.adapters.frozen import FrozenLinear, fast_without_gradient, quicken, unquicken
+from bishare.adapters.products import mm, through_onednn
 
 
 def pair(*, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
@@ -39,6 +42,28 @@ def test_without_a_gradient_a_fast_layer_is_the_plain_one_bit_by_bit() -> None:
     assert torch.equal(model(x), plain(x))
     with torch.no_grad():
         assert torch.equal(model(x.requires_grad_()), plain(x))
+
+
+def test_without_a_gradient_a_layer_is_fast_where_that_is_allowed_in_this_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, fast = pair()
+    fast.requires_grad_(True)  # without a gradient a thawed layer is as good
+    counted: list[int] = []
+    monkeypatch.setattr("bishare.adapters.frozen.mm", lambda *given: counted.append(1) or mm(*given))
+    x = torch.randn(2, 5, 24)
+    others: list[int] = []
+    with torch.no_grad(), fast_without_gradient():
+        torch.testing.assert_close(fast(x), plain(x))
+        with fast_without_gradient():
+            pass
+        fast(x)
+        thread = Thread(target=lambda: others.append(torch.equal(fast(x), plain(x))))
+        thread.start()
+        thread.join()
+    assert others == [True]
+    assert len(counted) == (2 if through_onednn(x) else 0)
+    assert torch.equal(fast(x), plain(x))
 
 
 def test_a_gradient_that_repeats_one_number_is_taken() -> None:

@@ -120,6 +120,15 @@ def test_other_architectures_are_served_too(
         assert (logits[row] - alone(fresh, folder, tokens[row : row + 1])[0]).abs().max() < 1e-5
 
 
+def test_outside_batches_the_model_answers_as_before_bit_by_bit(
+    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+) -> None:
+    pool.logits(ids(2), ["kronecker", None])
+    model = tiny_model("llama")
+    for folder in (None, adapter_folders["kronecker"]):  # an adapter may be attached to a pool's model too
+        assert torch.equal(alone(pool.model, folder, ids(3)), alone(model, folder, ids(3)))
+
+
 def test_a_batch_of_one_adapter_stores_its_factors_once(pool: AdapterPool) -> None:
     tokens = ids(6)
     mixed = pool.logits(tokens, ["kronecker"] * 5 + [None])

@@ -94,11 +94,20 @@ class Gate(Transform):
         return Block(self.in_down), Block(self.out_up, self._scalar(shared))
 
     def _scalar(self, shared: Factors) -> Tensor:
-        return (self.out_down @ shared.B) @ (shared.A @ self.in_up)  # [1, 1]
+        """G_od B A G_iu [..., 1, 1]."""
+        chain = self.out_down, shared.B, shared.A, self.in_up
+        if shared.A.dim() == 2:
+            return _product(*chain)
+        # One by one: a batched product would round otherwise, and a batch of adapters not give what each alone gives.
+        return torch.stack([_product(*of_one) for of_one in zip(*chain, strict=True)])
 
     def reset_parameters(self) -> None:
         for gate in (self.in_down, self.in_up, self.out_down, self.out_up):
             draw(gate, self.init)
+
+
+def _product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return (a @ b) @ (c @ d)
 
 
 class Kronecker(Transform):

@@ -10,9 +10,11 @@ share the pair have their products with it in common.
 Shapes: b rows of n tokens, m of them in a stack of rank r; x [b, n, in], A [m, r, in], Bᵀ [m, r, out], y [b, n, out].
 """
 
+import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -126,11 +128,15 @@ class Scales(NamedTuple):
         d, b = torch.cat((self.d, other.d)), torch.cat((self.b, other.b))
         return Scales(self.A, self.B, d, b, rows, _chosen(rows, d.device))
 
-    def add_to(self, y: Tensor, x: Tensor) -> None:
+    def first_product(self, x: Tensor) -> Tensor:
+        """x Aᵀ [m, n, r], which the weights that read one x have in common."""
         m, n = len(self.rows), x.shape[1]
-        x = x[self.chosen].to(self.A.dtype).reshape(m * n, -1)
-        h = (x @ self.A.T).view(m, n, -1) * self.d
-        update = (self.B @ h.view(m * n, -1).T).T.view(m, n, -1) * self.b
+        return (x[self.chosen].to(self.A.dtype).reshape(m * n, -1) @ self.A.T).view(m, n, -1)
+
+    def add_to(self, y: Tensor, product: Tensor) -> None:
+        m, n, r = product.shape
+        h = (product * self.d).view(m * n, r)
+        update = (self.B @ h.T).T.view(m, n, -1) * self.b
         if isinstance(self.chosen, slice):
             y[self.chosen].add_(update)
         else:
@@ -176,6 +182,7 @@ class BatchFactors:
                 rows = slice(None) if shared else _chosen(list(room.ranks), device)
                 self._stacks.setdefault(name, []).append(Stack(A, B, rows))
         self._scales: dict[str, list[Scales]] = {}
+        self._thread = threading.local()
 
     def put(self, adapter: Adapter, rows: Sequence[Sequence[int]]) -> None:
         """Assemble the factors of several adapters of one form.
@@ -232,6 +239,18 @@ class BatchFactors:
                 f"{name} was called with {list(x.shape)}, but adapters are named for {self.num_rows} rows; name one "
                 "for each row (None for the base model)."
             )
-        for part in (*stacks, *scales):
-            part.add_to(y, x)
+        for stack in stacks:
+            stack.add_to(y, x)
+        for part in scales:
+            part.add_to(y, self._first_product(part, x))
         return y
+
+    def _first_product(self, scales: Scales, x: Tensor) -> Tensor:
+        """x Aᵀ; that of the weight before if it read the same x, unchanged, in this thread."""
+        if x.is_inference():  # does not tell whether it was changed
+            return scales.first_product(x)
+        of = scales.A.data_ptr(), scales.A.shape, scales.rows, x._version
+        last: tuple[weakref.ref[Tensor], Any, Tensor] | None = getattr(self._thread, "last", None)
+        if last is None or last[0]() is not x or last[1] != of:
+            self._thread.last = last = weakref.ref(x), of, scales.first_product(x)
+        return last[2]

@@ -204,6 +204,18 @@ def test_a_call_inside_a_batch_takes_the_rows_in_the_order_in_which_they_are_nam
         assert (logits[row] - expected).abs().max() < 1e-5, name
 
 
+@torch.no_grad()
+def test_an_input_that_is_changed_between_two_weights_is_read_again(pool: AdapterPool) -> None:
+    attention = pool.model.get_submodule("model.layers.0.self_attn")
+    x = torch.randn(1, 4, attention.q_proj.in_features)
+    with pool.batch(["vera"]):
+        before, after = attention.k_proj(x.clone()), attention.k_proj(x + 1)
+        attention.q_proj(x)
+        assert torch.equal(attention.k_proj(x), before)
+        attention.q_proj(x)
+        assert torch.equal(attention.k_proj(x.add_(1)), after)
+
+
 def test_a_batch_inside_a_batch_is_an_error(pool: AdapterPool) -> None:
     with pool.batch(["gate"]), pytest.raises(UserError, match="inside a batch"):
         pool.logits(ids(1), ["slice"])

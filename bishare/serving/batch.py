@@ -73,7 +73,7 @@ def _divided(ranks: Mapping[int, int], factor: float) -> list[list[int]]:
 
 
 def _follow_each_other(rows: Sequence[int]) -> bool:
-    return rows[-1] - rows[0] == len(rows) - 1
+    return list(rows) == list(range(rows[0], rows[0] + len(rows)))
 
 
 def _chosen(rows: Sequence[int], device: torch.device) -> slice | Tensor:

@@ -191,10 +191,19 @@ def test_a_batch_of_another_number_of_rows_is_an_error(pool: AdapterPool) -> Non
         pool.model(input_ids=ids(3))
 
 
+@pytest.mark.parametrize("order", ["far", "near", "alternating"])
 def test_a_call_inside_a_batch_takes_the_rows_in_the_order_in_which_they_are_named(
-    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
+    order: str, pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
-    names = ["vera", "kronecker", "lora", None, "vera", "kronecker", "vblora", "kronecker per rank", "vera", "lora"]
+    for name in ("vera", "kronecker", "gate"):
+        pool.add(f"other {name}", adapter_folders[name])
+        adapter_folders[f"other {name}"] = adapter_folders[name]
+    # The rows of one form are 0, 5 and 2, or 1, 3 and 2, when they are taken adapter by adapter.
+    names = {
+        "far": ["vera", None, "other vera", "lora", None, "vera", "lora"],
+        "near": [None, "kronecker", "other kronecker", "kronecker", "vblora", "kronecker per rank", "lora", "lora"],
+        "alternating": ["gate", "lora", "other gate", "vblora", "gate", "other gate", "lora", None],
+    }[order]
     tokens = ids(len(names))
     with pool.batch(names):
         logits = pool.model(input_ids=tokens).logits

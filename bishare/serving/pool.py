@@ -216,9 +216,10 @@ class AdapterPool:
         return order, sorted(range(len(names)), key=order.__getitem__)
 
     def _cache(self) -> dict[str, Any]:
-        """An empty cache, for models that transformers gives its own; others bring one."""
+        """An empty cache, for decoders that transformers gives its own; others bring one."""
         model: Any = self.model
-        return {"past_key_values": roomy_cache(model.config)} if model._supports_default_dynamic_cache() else {}
+        plain = model._supports_default_dynamic_cache() and not model.config.is_encoder_decoder
+        return {"past_key_values": roomy_cache(model.config)} if plain else {}
 
     def _pad_token(self) -> int | None:
         """What follows an answer that ended: any token will do, since it is no part of the answer."""

@@ -45,7 +45,7 @@ def test_sixteen_adapters_of_all_methods_in_one_batch_of_smollm2(tmp_path: Path)
                 p.mul_(0.3 + 0.005 * number)  # an adapter that moves logits by their own size amplifies rounding
         save_adapter(adapter, folder)
         remove(model)
-    exact = copy.deepcopy(model).double()
+    attached, exact = copy.deepcopy(model), copy.deepcopy(model).double()
     pool = AdapterPool(model, adapter_bytes=GIB, factor_bytes=GIB)
     for folder in folders:
         pool.add(folder.name, folder)
@@ -62,13 +62,22 @@ def test_sixteen_adapters_of_all_methods_in_one_batch_of_smollm2(tmp_path: Path)
         with torch.no_grad():
             expected = exact(input_ids=tokens[row : row + 1]).logits[0]
         remove(exact)
+        load_adapter(attached, folder)
+        with torch.no_grad():
+            alone = attached(input_ids=tokens[row : row + 1]).logits[0]
+        remove(attached)
         largest = expected.abs().max()
-        alone = pool.logits(tokens[row : row + 1], [folder.name])[0]
+        in_pool = pool.logits(tokens[row : row + 1], [folder.name])[0]
+        apart = float((logits[row] - in_pool).abs().max() / largest)
         difference = float((logits[row] - alone).abs().max() / largest)
         error = float((logits[row] - expected).abs().max() / largest)
         effect = float((expected - base[row]).abs().max() / largest)
         method = CONFIGS[row % len(CONFIGS)].method
-        print(f"row {row}, {method}: {difference:.1e}, in fp64 {error:.1e} of the largest logit, moved by {effect:.2f}")
+        print(
+            f"row {row}, {method}: alone in the pool {apart:.1e}, attached {difference:.1e}, in fp64 {error:.1e} "
+            f"of the largest logit, which it moved by {effect:.2f}"
+        )
+        assert apart < 1e-5
         assert difference < 1e-5
         assert error < 1e-5
         assert effect > 1e-2, "the adapter does nothing: the test is blind"

@@ -33,6 +33,13 @@ def test_a_product_takes_columns_of_a_wider_matrix() -> None:
     torch.testing.assert_close(mm(b.T, wide[:5, 2:9]), b.T @ wide[:5, 2:9])
 
 
+def test_a_product_takes_some_rows_of_each_text() -> None:
+    hidden, weight, bias = torch.randn(7, 5, 24), torch.randn(40, 24), torch.randn(40)
+    last = hidden[:, -1]
+    torch.testing.assert_close(mm(last, weight.T, bias), last @ weight.T + bias)
+    assert mm(last, weight.T).is_contiguous()
+
+
 def test_a_product_like_torch_is_that_of_torch_bit_by_bit() -> None:
     a, b, bias = torch.randn(300, 96), torch.randn(96, 160), torch.randn(160)
     assert torch.equal(mm(a, b, like_torch=True), torch.mm(a, b))

@@ -4,7 +4,8 @@
 
 16 rows, 16 adapters on q/k/v/up/down, 32 tokens of prompt and 32 new ones, greedily: through the pool's ``generate``,
 the base too, and through transformers' on PEFT's side. The pool's adapters are in memory; the time includes assembling
-the batch's factors from them.
+the batch's factors from them. Every pool also generates without adapters, right before it does with them: the ratio to
+that time is of neighbouring runs in one process.
 """
 
 import argparse
@@ -29,7 +30,7 @@ METHODS = (
     "vera r=256",
     "vb-lora r=4",
 )
-PEFT, THEIR_BASE = "peft lora r=8", "base, transformers' cache"
+PEFT, THEIR_BASE = "peft lora r=8", "base, transformers' generate"
 SIDES = ("base", THEIR_BASE, PEFT, *METHODS, "all methods")
 
 
@@ -85,25 +86,29 @@ def worker(side: str, base: str, dtype: str, new_tokens: int, repeats: int) -> N
     greedy: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0}
     model.generation_config.eos_token_id = None  # every side writes all tokens
     theirs = side in (PEFT, THEIR_BASE)
+    nobody: list[str | None] = [None] * ROWS
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         if theirs:
             if side == PEFT:
                 model, greedy["adapter_names"] = peft_of(model)
-            generate: Callable[..., Any] = partial(model.generate, ids, **greedy)
+            sides: list[Callable[..., Any]] = [partial(model.generate, ids, **greedy)]
         else:
             pool, names = pool_of(model, side, Path(folder))
-            generate = partial(pool.generate, ids, names)
+            sides = [partial(pool.generate, ids, names), partial(pool.generate, ids, nobody)]
 
-        def seconds(num_tokens: int) -> float:
+        def seconds(generate: Callable[..., Any], num_tokens: int) -> float:
             if not theirs:
                 pool.batches.discard(lambda _: True)
             start = time.perf_counter()
             generate(max_new_tokens=num_tokens)
             return time.perf_counter() - start
 
-        seconds(2)
-        whole = statistics.median(seconds(new_tokens) for _ in range(repeats))
-        print(json.dumps({"tokens_per_second": ROWS * new_tokens / whole, "seconds": whole, "first_token": seconds(1)}))
+        for generate in sides:
+            seconds(generate, 2)
+        runs = [[seconds(generate, new_tokens) for generate in sides] for _ in range(repeats)]
+        whole, *base_alone = map(statistics.median, zip(*runs, strict=True))
+        found = {"tokens_per_second": ROWS * new_tokens / whole, "seconds": whole, "first_token": seconds(sides[0], 1)}
+        print(json.dumps(found | ({"seconds / base": whole / base_alone[0]} if base_alone else {})))
 
 
 def table(results: Any, sides: Sequence[str]) -> list[dict[str, Any]]:
@@ -112,13 +117,21 @@ def table(results: Any, sides: Sequence[str]) -> list[dict[str, Any]]:
         row: dict[str, Any] = {
             "side": side,
             "tokens / s": statistics.median(run["tokens_per_second"] for run in results[side]),
-            "time / base": pairs.ratio(results, side, "base", "seconds"),
+            "time / base": _against_base(results, side),
         }
+        if THEIR_BASE in sides:
+            row["time / base, transformers"] = pairs.ratio(results, side, THEIR_BASE, "seconds")
         if PEFT in sides:
             row["speed / PEFT"] = pairs.ratio(results, side, PEFT, "tokens_per_second")
         row["first token, s"] = statistics.median(run["first_token"] for run in results[side])
         rows.append(row)
     return rows
+
+
+def _against_base(results: Any, side: str) -> float:
+    """That of the same pool where there is one, otherwise of the pool in the same pair."""
+    own = [run["seconds / base"] for run in results[side] if "seconds / base" in run]
+    return statistics.median(own) if own else pairs.ratio(results, side, "base", "seconds")
 
 
 def main() -> None:

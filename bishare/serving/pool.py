@@ -35,7 +35,7 @@ from bishare.serving.cache import roomy_cache
 from bishare.serving.compact import FP32, Compact, Layout, compact_bytes
 from bishare.serving.shelf import Prepared, Shelf
 
-STAGED_BYTES = 16 << 20
+STAGED_BYTES = 64 << 20
 """Adapters of one form are assembled together up to this size: for small ones the calls cost more than the values."""
 
 
@@ -53,7 +53,7 @@ class AdapterPool:
     """Serves adapters of one base model. All methods may be called from any thread at any time.
 
     Beside the two budgets, one adapter's values are held for each configuration in use (for VeRA its random pair too),
-    and while a batch is made ready copies of up to 16 MB of its adapters, or of one.
+    and while a batch is made ready copies of up to 64 MB of its adapters, or of one.
 
     Args:
         model: The base model without an adapter, on its device. It is put into evaluation mode; its weights, and what

@@ -31,9 +31,9 @@ def mm(a: Tensor, b: Tensor, bias: Tensor | None = None, *, like_torch: bool = F
     """
     if not like_torch and through_onednn(a) and a.numel() and b.numel() and (b.is_contiguous() or b.T.is_contiguous()):
         product: Tensor
-        # Contiguous: the product of some last tokens, which are strided rows, takes seconds otherwise.
         if 1 < len(a) <= FEW_ROWS and b.T.is_contiguous():
-            product = torch.ops.mkldnn._linear_pointwise(b.T, a.contiguous(), None, "none", [], "").T.contiguous()
+            few = a.contiguous()  # strided rows, such as some last tokens, take seconds otherwise
+            product = torch.ops.mkldnn._linear_pointwise(b.T, few, None, "none", [], "").T.contiguous()
             return product if bias is None else product.add_(bias)
         product = torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], "")
         return product

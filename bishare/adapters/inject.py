@@ -13,6 +13,7 @@ from torch import nn
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.frozen import quicken, unquicken
 from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedInput, delta
+from bishare.adapters.norms import quicken_norms, unquicken_norms
 from bishare.adapters.targets import find_slots, siblings
 from bishare.errors import UserError
 
@@ -58,6 +59,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
         module.slot, module._adapter = slot, (adapter,)
         module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
     quicken(model)
+    quicken_norms(model)
     model.add_module(NAME, adapter)
     return adapter
 
@@ -87,6 +89,7 @@ def _detach(model: nn.Module, adapter: Adapter) -> None:
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
         module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
     unquicken(model)
+    unquicken_norms(model)
     delattr(model, NAME)
     for name in adapter.thawed:
         model.get_parameter(name).requires_grad_(True)

@@ -219,7 +219,7 @@ def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, ra
     """
     a, e = architecture, setup.compute_bytes
     mask = 1 if setup.dropout else 0
-    norms = 2 * FP32 * a.hidden  # their inputs, in fp32
+    norms = 2 * e * a.hidden  # their inputs
     reads_norm = [bool(kinds & group) for group in ({"q", "k", "v", "qkv"}, {"gate", "up", "gate_up"})]
     inputs = sum(reads_norm) * a.hidden * (e + mask)
     attention = e * (2 * a.query + 2 * a.key_value)  # query, result, key and value

@@ -27,9 +27,10 @@ from bishare.analysis.similarity.activations import outputs_of_updates
 from bishare.analysis.similarity.layers import Similarity, num_steps, similarity
 from bishare.analysis.similarity.null import random_updates
 from bishare.attention import use_packed_attention
-from bishare.bases import Dtype, load_base, load_tokenizer
+from bishare.bases import load_base, load_tokenizer
 from bishare.data.examples import Examples
 from bishare.data.prompts import Prompt
+from bishare.dtypes import Dtype
 from bishare.errors import UserError
 from bishare.options import parse_options
 from bishare.quiet import silence_known_noise

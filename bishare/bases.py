@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -29,10 +29,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from bishare.classifier import head_modules
+from bishare.dtypes import Dtype
 from bishare.errors import UserError
 from bishare.sources import Source, find_base
-
-Dtype = Literal["bfloat16", "float16", "float32"]
 
 
 def load_base(

@@ -33,6 +33,7 @@ from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
 from bishare.analysis.parameters import num_lora_values
 from bishare.architectures import build_on_meta, find_architecture
+from bishare.dtypes import base_type
 from bishare.errors import UserError
 from bishare.plan import build_adapter, num_bytes
 from bishare.serving.batch import BatchFactors, rooms
@@ -137,7 +138,7 @@ def measure(settings: Settings, *, budget: int) -> Report:
     config = find_architecture(settings.model, settings.files, settings.architecture)
     model = build_on_meta(config, trust_remote_code=settings.model.trust_remote_code)
     num_base = sum(p.numel() for p in model.parameters())
-    value_bytes = 4 if settings.model.base_dtype == "float32" else 2
+    value_bytes = 4 if base_type(settings.model.base_dtype, "gpu") == "float32" else 2
     base_bytes = num_base * value_bytes
     if base_bytes >= budget:
         raise UserError(f"the base takes {base_bytes:,} bytes, the budget is {budget:,}; raise --budget-gb.")

@@ -24,6 +24,7 @@ from bishare.adapters.base import AdapterConfig
 from bishare.bases import load_classifier
 from bishare.classifier import head_parameters, train_head
 from bishare.data.glue import TASKS, Task, TaskName
+from bishare.dtypes import Asked
 from bishare.errors import UserError
 from bishare.loss import TokenLoss
 from bishare.module import Batch, BiShareModule
@@ -38,7 +39,7 @@ class ClassificationModule(BiShareModule):
         base: As for ``BiShareModule``; the model of its architecture that classifies sequences is built.
         adapter: The method and its options.
         task: A task of GLUE, which decides the classes and the metrics; the command line takes it from the data.
-        base_dtype: Type of the frozen weights; adapter and head are always fp32.
+        base_dtype: Type of the frozen weights, as for ``BiShareModule``; adapter and head are always fp32.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the base model.
         learning_rate: Peak of the schedule.
@@ -61,7 +62,7 @@ class ClassificationModule(BiShareModule):
         adapter: AdapterConfig,
         task: TaskName,
         *,
-        base_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+        base_dtype: Asked = "bfloat16",
         revision: str | None = None,
         trust_remote_code: bool = False,
         learning_rate: float = 1e-4,
@@ -100,7 +101,7 @@ class ClassificationModule(BiShareModule):
         model = load_classifier(
             self.base,
             self.task.num_classes,
-            dtype=self.base_dtype,
+            dtype=self.weights_type,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
         )

@@ -16,9 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from bishare.adapters.checkpoint import WEIGHTS, load_adapter, read_adapter
 from bishare.adapters.export import VLLM_RANKS, export_rank, vllm_rank, write_merged, write_peft
 from bishare.adapters.inject import remove
-from bishare.bases import Dtype, load_base, load_base_config, load_tokenizer
+from bishare.bases import load_base, load_base_config, load_tokenizer
 from bishare.cards import Export, card, facts
 from bishare.comparison import PROMPTS, Comparison, compare, logits_of
+from bishare.dtypes import Dtype
 from bishare.errors import UserError
 from bishare.options import parse_options
 from bishare.quiet import silence_known_noise

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -20,6 +20,7 @@ from bishare.bases import load_base, load_tokenizer
 from bishare.combinations import check_combination
 from bishare.compiling import compile_norms
 from bishare.data.prompts import encode_prompts
+from bishare.dtypes import Asked, Dtype, base_type, is_slow
 from bishare.errors import UserError
 from bishare.guard import STEPS, UpdateGuard
 from bishare.loss import TokenLoss, perplexity, token_loss
@@ -38,7 +39,8 @@ class BiShareModule(LightningModule):
     Args:
         base: Hub name, local folder, ``.gguf`` file, or ``package:NAME`` for a model inside an installed package.
         adapter: The method and its options.
-        base_dtype: Type of the frozen weights; the adapter is always fp32.
+        base_dtype: Type of the frozen weights; the adapter is always fp32. ``auto`` is bfloat16 where the device
+            multiplies it, else float32.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the base model.
         learning_rate: Peak of the schedule.
@@ -60,7 +62,7 @@ class BiShareModule(LightningModule):
         base: str,
         adapter: AdapterConfig,
         *,
-        base_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+        base_dtype: Asked = "bfloat16",
         revision: str | None = None,
         trust_remote_code: bool = False,
         learning_rate: float = 1e-4,
@@ -96,7 +98,12 @@ class BiShareModule(LightningModule):
     @override
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of a run, before data or weights are read.
-        check_combination(self.trainer, base_dtype=self.base_dtype, compile=self.compile_norms)
+        check_combination(self.trainer, base_dtype=self.weights_type, compile=self.compile_norms)
+        if is_slow(self.weights_type, self.trainer.strategy.root_device.type):
+            rank_zero_info(
+                f"model.base_dtype is {self.base_dtype}, in which this processor multiplies many times slower than in "
+                "float32; use auto or float32."
+            )
         return [ExactResume()]
 
     @override
@@ -115,10 +122,15 @@ class BiShareModule(LightningModule):
     def load_model(self) -> PreTrainedModel:
         """The base model with its weights."""
         model = load_base(
-            self.base, dtype=self.base_dtype, revision=self.revision, trust_remote_code=self.trust_remote_code
+            self.base, dtype=self.weights_type, revision=self.revision, trust_remote_code=self.trust_remote_code
         )
         use_packed_attention(model)
         return model
+
+    @property
+    def weights_type(self) -> Dtype:
+        """``base_dtype``, on the trainer's device where it is ``auto``."""
+        return base_type(self.base_dtype, "cpu" if self._trainer is None else self.trainer.strategy.root_device.type)
 
     def adapt(self, model: PreTrainedModel) -> None:
         """Freeze the model but for what is trained."""

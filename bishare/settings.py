@@ -8,12 +8,13 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import yaml
 from jsonargparse import ArgumentParser
 
 from bishare.adapters.base import AdapterConfig
+from bishare.dtypes import Asked
 from bishare.errors import UserError
 from bishare.messages import explain
 from bishare.trees import load, overlay
@@ -31,7 +32,7 @@ class ModelSettings:
         base: str,
         adapter: AdapterConfig,
         *,
-        base_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+        base_dtype: Asked = "bfloat16",
         revision: str | None = None,
         trust_remote_code: bool = False,
         learning_rate: float = 1e-4,

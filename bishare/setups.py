@@ -10,6 +10,7 @@ import torch
 
 from bishare.analysis.memory import Setup
 from bishare.data.glue import TASKS, TaskName
+from bishare.dtypes import base_type
 from bishare.errors import UserError
 from bishare.settings import CLASSIFICATION, Settings
 
@@ -59,7 +60,7 @@ def setup_of(
     settings: Settings, *, device: Literal["cpu", "gpu"], num_devices: int, stage: Literal[0, 1, 2, 3], precision: str
 ) -> Setup:
     options = data_options(settings.data)
-    base_bytes = 4 if settings.model.base_dtype == "float32" else 2
+    base_bytes = 4 if base_type(settings.model.base_dtype, device) == "float32" else 2
     mixed = precision.startswith(("bf16", "16"))
     if stage:  # DeepSpeed casts the whole model to the type of the precision
         base_bytes = 2 if mixed else 4

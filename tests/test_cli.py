@@ -159,7 +159,7 @@ def test_a_checkpoint_callback_of_the_users_own_writes_to_the_run_folder(run: Ru
     [
         (["--model.adapter.r_intr", "1"], "model.adapter.r_intr is not known; did you mean r_intra?"),
         (["--learning_rate", "1"], "--learning_rate is not known; did you mean --model.learning_rate?"),
-        (["--model.base_dtype", "bf16"], "model.base_dtype is bf16; it must be bfloat16, float16 or float32."),
+        (["--model.base_dtype", "bf16"], "model.base_dtype is bf16; it must be auto, bfloat16, float16 or float32."),
         (["--model.adapter.transform", "slyce"], "transform is slyce; it must be slice, gate or kronecker."),
         (["--model.adapter.r_local", "-1"], "r_local is -1"),
         (["--model.learning_rate", "-1"], "learning_rate is -1.0"),

@@ -4,8 +4,8 @@
 
 16 rows, 16 adapters on q/k/v/up/down, 32 tokens of prompt and 32 new ones, greedily: through the pool's ``generate``,
 the base too, and through transformers' on PEFT's side. The pool's adapters are in memory; the time includes assembling
-the batch's factors from them. Every pool also generates without adapters, right before it does with them: the ratio to
-that time is of neighbouring runs in one process.
+the batch's factors from them. Every pool then generates without adapters, too: the ratio to that time is of
+neighbouring runs in one process.
 """
 
 import argparse

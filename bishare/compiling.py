@@ -12,7 +12,6 @@ import shutil
 import torch
 from torch import nn
 
-from bishare.adapters.norms import unquicken_norms
 from bishare.errors import UserError
 
 
@@ -25,7 +24,6 @@ def check_compiler(device: torch.device) -> None:
 
 def compile_norms(model: nn.Module) -> None:
     """Let every module whose only parameters are vectors be compiled when it first runs."""
-    unquicken_norms(model)  # the compiler's own are as lean
     for module in model.modules():
         parameters = list(module.parameters())
         if not list(module.children()) and parameters and all(p.dim() == 1 for p in parameters):

@@ -1,7 +1,5 @@
 """All that makes a step fast against the plain way: padded rows, whole logits, products of their own, torch's AdamW."""
 
-import os
-import shutil
 from collections.abc import Callable
 
 import pytest
@@ -21,14 +19,12 @@ from bishare.compiling import compile_norms
 from bishare.data.packing import pack, unpack
 from bishare.loss import token_loss
 from bishare.optimization import adamw, parameter_groups
+from tests.compiler import needs_compiler
 
 STEPS, LEARNING_RATE = 8, 5e-3
 LENGTHS = [(12, 7, 9), (5, 12), (20, 3, 3, 8), (16,), (9, 9, 9), (4, 30), (11, 2, 13), (6, 18)]
 
 ModelFactory = Callable[..., PreTrainedModel]
-needs_compiler = pytest.mark.skipif(
-    shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler"
-)
 
 
 def steps() -> list[dict[str, Tensor]]:

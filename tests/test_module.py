@@ -1,7 +1,5 @@
 """The LightningModule, trained for a few steps on a tiny Llama from a local folder."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
 from bishare.module import BiShareModule
+from tests.compiler import needs_compiler
 
 
 class Packs(Dataset[dict[str, Any]]):
@@ -133,7 +132,7 @@ def test_gradient_checkpointing_trains_the_same(base, trainer) -> None:
         torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="there is no C++ compiler")
+@needs_compiler
 def test_a_compiled_model_trains_the_same_and_its_checkpoint_has_the_same_names(base, trainer, tmp_path) -> None:
     results = []
     for compiled in (False, True):

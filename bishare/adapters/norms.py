@@ -49,8 +49,9 @@ def _is_rms_norm(kind: type[Any]) -> bool:
 
 def _forward(module: Any, x: Tensor) -> Tensor:
     frozen = not module.weight.requires_grad and x.requires_grad and torch.is_grad_enabled()
-    y: Tensor = _Norm.apply(x, module.weight, module) if frozen else type(module).forward(module, x)  # type: ignore[no-untyped-call]
-    return y
+    if frozen:
+        return _Norm.apply(x, module.weight, module)  # type: ignore[no-any-return, no-untyped-call]
+    return type(module).forward(module, x)  # type: ignore[no-any-return]
 
 
 class _Norm(torch.autograd.Function):
@@ -58,8 +59,7 @@ class _Norm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, module: Any) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.epsilon = module.variance_epsilon
-        y: Tensor = type(module).forward(module, x)
-        return y
+        return type(module).forward(module, x)  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable

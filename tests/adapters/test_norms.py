@@ -12,6 +12,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from bishare import LoRAConfig, attach, remove
 from bishare.adapters.norms import quicken_norms, unquicken_norms
+from bishare.compiling import compile_norms
+from tests.compiler import needs_compiler
 
 
 def quickened(norm: nn.Module) -> nn.Module:
@@ -100,6 +102,17 @@ def test_a_thawed_norm_and_one_without_a_gradient_are_left_to_the_model() -> Non
 @pytest.mark.parametrize("other", [GemmaRMSNorm(24), nn.RMSNorm(24), nn.LayerNorm(24)])
 def test_norms_that_compute_something_else_stay_as_they_are(other: nn.Module) -> None:
     assert "forward" not in vars(quickened(other))
+
+
+@needs_compiler
+@pytest.mark.parametrize("attached_first", [True, False])
+def test_the_compiler_takes_the_norm_in_one_piece(attached_first: bool) -> None:
+    model = nn.Sequential(drawn(LlamaRMSNorm, dtype=torch.float32))
+    for change in (quicken_norms, compile_norms) if attached_first else (compile_norms, quicken_norms):
+        change(model)
+    y = model(torch.randn(4, 24, requires_grad=True))
+    assert y.grad_fn is not None
+    assert "Compiled" in y.grad_fn.name()
 
 
 def test_a_copy_computes_with_its_own_weight() -> None:

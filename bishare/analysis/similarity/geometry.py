@@ -14,13 +14,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from bishare.adapters.base import Factors
 from bishare.analysis.similarity.entropy import Moments
 
 SMALL = 128
 """Rows of a Gram matrix below which halves take as long as the whole."""
+BLOCK = 2048
+"""Columns that are brought to float64 together."""
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -51,24 +52,23 @@ class Geometry(NamedTuple):
 
 def compare(updates: Sequence[Factors]) -> Geometry:
     """Compare all pairs of updates of one shape."""
-    n, r, num_entries = len(updates), _largest_rank(updates), updates[0].A.shape[1] * updates[0].B.shape[0]
-    A, B = _rows([update.A for update in updates], r), _rows([update.B.T for update in updates], r)
-    gram_a, gram_b = _gram(A).view(n, r, n, r), _gram(B).view(n, r, n, r)
-    inner = (gram_a * gram_b).sum((1, 3))
-    sums = (A.sum(1) * B.sum(1)).view(n, r).sum(1)
+    r, num_entries = _largest_rank(updates), updates[0].A.shape[1] * updates[0].B.shape[0]
+    A, B = _products([update.A for update in updates], r), _products([update.B.T for update in updates], r)
+    inner = (A.gram * B.gram).sum((1, 3))
+    sums = (A.sums * B.sums).sum(1)
     return Geometry(
         inner=inner,
-        factor_inner=torch.einsum("iaja->ij", gram_b),
-        cka=_cka(_centred(gram_a, A), torch.einsum("iaib->iab", gram_b)),
+        factor_inner=torch.einsum("iaja->ij", B.gram),
+        cka=_cka(A.centred(), torch.einsum("iaib->iab", B.gram)),
         moments=[Moments(num_entries, *pair) for pair in zip(sums.tolist(), inner.diagonal().tolist(), strict=True)],
     )
 
 
 def linear_cka(updates: Sequence[Factors]) -> Tensor:
     """Linear CKA [n, n] of all pairs of updates that read one input; their outputs may differ."""
-    n, r = len(updates), _largest_rank(updates)
-    A, of_each = _rows([update.A for update in updates], r), [_rows([update.B.T], r) for update in updates]
-    return _cka(_centred(_gram(A).view(n, r, n, r), A), torch.stack([B @ B.T for B in of_each]))
+    r = _largest_rank(updates)
+    A, of_each = _products([update.A for update in updates], r), [_products([update.B.T], r) for update in updates]
+    return _cka(A.centred(), torch.stack([B.gram[0, :, 0] for B in of_each]))
 
 
 def cosine(inner: Tensor) -> Tensor:
@@ -93,9 +93,33 @@ def _largest_rank(updates: Sequence[Factors]) -> int:
     return max(update.rank for update in updates)
 
 
-def _rows(matrices: Sequence[Tensor], r: int) -> Tensor:
-    """Matrices [<= r, k] below each other [n r, k] in float64, filled up with zeros, which change no product."""
-    return torch.cat([F.pad(matrix.detach(), (0, 0, 0, r - len(matrix))) for matrix in matrices]).double()
+class _Products(NamedTuple):
+    """What the measures need of n matrices [r, k]."""
+
+    gram: Tensor  # [n, r, n, r], the inner products of all rows
+    sums: Tensor  # [n, r], of each row
+    width: int
+
+    def centred(self) -> Tensor:
+        """The inner products [n, r, n, r] once the mean of each row is taken off."""
+        return self.gram - self.sums[:, :, None, None] * self.sums[None, None] / self.width
+
+
+def _products(matrices: Sequence[Tensor], r: int) -> _Products:
+    """Products of matrices [<= r, k] in float64, filled up with rows of zeros, which change none.
+
+    They are copied to float64 by blocks of columns: all at once, fresh memory would take as long as the products.
+    """
+    n, width = len(matrices), matrices[0].shape[1]
+    gram, sums = torch.zeros(n * r, n * r, dtype=torch.float64), torch.zeros(n * r, dtype=torch.float64)
+    block = torch.zeros(n, r, min(width, BLOCK), dtype=torch.float64)
+    for start in range(0, width, BLOCK):
+        columns = block[:, :, : width - start]
+        for rows, matrix in zip(columns, matrices, strict=True):
+            rows[: len(matrix)] = matrix.detach()[:, start : start + BLOCK]
+        gram += _gram(columns.flatten(0, 1))
+        sums += columns.sum(2).flatten()
+    return _Products(gram.view(n, r, n, r), sums.view(n, r), width)
 
 
 def _gram(rows: Tensor) -> Tensor:
@@ -105,12 +129,6 @@ def _gram(rows: Tensor) -> Tensor:
     upper, lower = rows.tensor_split(2)
     mixed = upper @ lower.T
     return torch.cat([torch.cat([_gram(upper), mixed], 1), torch.cat([mixed.T, _gram(lower)], 1)])
-
-
-def _centred(gram_a: Tensor, A: Tensor) -> Tensor:
-    """The products [n, r, n, r] of the rows of A [n r, in] once the mean of each is taken off."""
-    sums = A.sum(1).view(gram_a.shape[:2])
-    return gram_a - sums[:, :, None, None] * sums[None, None] / A.shape[1]
 
 
 def _cka(gram_a: Tensor, gram_b: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Shapes: A [r, in], B [out, r], those of the update that is imitated.
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -13,9 +14,13 @@ from bishare.analysis.similarity.entropy import moments
 
 
 def random_updates(updates: Mapping[Slot, Factors], *, seed: int = 0) -> dict[Slot, Factors]:
-    """For each update one of independent Gaussian factors, of the same rank and standard deviation of its entries."""
-    generator = torch.Generator().manual_seed(seed)
-    return {slot: random_update(like, generator) for slot, like in updates.items()}
+    """For each update one of independent Gaussian factors, of the same rank and standard deviation of its entries.
+
+    They are drawn side by side, each from its own seed, since one generator draws on one core.
+    """
+    generators = [torch.Generator().manual_seed(seed + number) for number in range(len(updates))]
+    with ThreadPoolExecutor() as threads:
+        return dict(zip(updates, threads.map(random_update, updates.values(), generators), strict=True))
 
 
 def random_update(like: Factors, generator: torch.Generator) -> Factors:

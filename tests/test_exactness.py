@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 import bishare.head
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.frozen import unquicken
+from bishare.adapters.gated import unquicken_mlps
 from bishare.adapters.inject import adapter_of, attach
 from bishare.adapters.linear import AdaptedWeight
 from bishare.adapters.norms import unquicken_norms
@@ -86,6 +87,7 @@ def test_loss_gradients_and_eight_steps_are_those_of_the_plain_way(
         patch.setattr(AdaptedWeight, "forward", plain_forward)
         unquicken(model)
         unquicken_norms(model)
+        unquicken_mlps(model)
         untrained = plain_loss(model, steps()[-1]).detach()
         plain = torch.optim.AdamW(adapter_of(model).parameters(), lr=LEARNING_RATE, weight_decay=0.01)
         losses, gradient = train(model, plain_loss, plain)

@@ -12,6 +12,7 @@ from torch import nn
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.frozen import quicken, unquicken
+from bishare.adapters.gated import quicken_mlps, unquicken_mlps
 from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedInput, delta
 from bishare.adapters.norms import quicken_norms, unquicken_norms
 from bishare.adapters.targets import find_slots, siblings
@@ -60,6 +61,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
         module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
     quicken(model)
     quicken_norms(model)
+    quicken_mlps(model)
     model.add_module(NAME, adapter)
     return adapter
 
@@ -90,6 +92,7 @@ def _detach(model: nn.Module, adapter: Adapter) -> None:
         module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
     unquicken(model)
     unquicken_norms(model)
+    unquicken_mlps(model)
     delattr(model, NAME)
     for name in adapter.thawed:
         model.get_parameter(name).requires_grad_(True)

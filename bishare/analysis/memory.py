@@ -58,8 +58,9 @@ class Architecture:
     key_value: int
     """Width of all key heads together, k; that of the value heads is the same."""
     vocabulary: int
-    gated: bool
-    """Whether the MLP multiplies two branches, as Llama's does."""
+    mlp_kept: int
+    """Tensors of the MLP's width that the backward pass needs: 1, or if two branches are multiplied 2 where
+    ``bishare.adapters.gated`` does it and 3 elsewhere."""
     num_values: int
     """Values of the whole model; a tied weight counts once."""
 
@@ -129,9 +130,15 @@ def architecture_of(model: nn.Module, config: PretrainedConfig) -> Architecture:
         heads=heads,
         key_value=(getattr(text, "num_key_value_heads", None) or heads) * head_width,
         vocabulary=text.vocab_size,
-        gated=not names.isdisjoint({"gate_proj", "gate_up_proj"}),
+        mlp_kept=_mlp_kept(names, getattr(text, "hidden_act", None)),
         num_values=sum(p.numel() for p in model.parameters()),
     )
+
+
+def _mlp_kept(names: set[str], activation: str | None) -> int:
+    if "gate_proj" in names and activation in ("silu", "swish"):
+        return 2
+    return 1 if names.isdisjoint({"gate_proj", "gate_up_proj"}) else 3
 
 
 def micro_batch_positions(setup: Setup) -> int:
@@ -226,8 +233,7 @@ def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, ra
     if setup.packing and setup.device == "cpu" and e == 2:  # attention there is plain products, which keep its weights
         attention += e * a.heads * round(MEAN * setup.max_length)
     attention += (a.query * (e + mask)) if "o" in kinds else 0
-    # Gated: what enters the activation, what leaves it, and the other branch.
-    mlp = e * (3 if a.gated else 1) * a.intermediate
+    mlp = e * a.mlp_kept * a.intermediate
     mlp += (a.intermediate * (e + mask)) if "down" in kinds else 0
     return norms + inputs + attention + mlp + e * rank * len(kinds)
 

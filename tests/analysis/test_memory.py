@@ -29,7 +29,7 @@ LLAMA_13B = Architecture(
     heads=40,
     key_value=5120,
     vocabulary=32000,
-    gated=True,
+    mlp_kept=2,
     num_values=13_015_864_320,
 )
 GPU = Setup(
@@ -60,7 +60,7 @@ def test_architecture_is_read_from_the_model(tiny_model: Callable[..., PreTraine
 
     assert (found.num_layers, found.hidden, found.intermediate) == (3, 32, 56)
     assert (found.query, found.key_value, found.vocabulary) == (32, 16, 64)
-    assert found.gated
+    assert found.mlp_kept == 2
     assert found.num_values == sum(p.numel() for p in model.parameters())
 
 
@@ -69,8 +69,15 @@ def test_gpt2_has_no_gate_and_its_own_names(tiny_model: Callable[..., PreTrained
 
     found = architecture_of(model, model.config)
 
-    assert not found.gated
+    assert found.mlp_kept == 1
     assert (found.num_layers, found.hidden, found.query) == (3, 32, 32)
+
+
+def test_a_gated_mlp_with_another_activation_keeps_what_leaves_it(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama")
+    model.config.hidden_act = "gelu"
+
+    assert architecture_of(model, model.config).mlp_kept == 3
 
 
 @pytest.mark.parametrize("targets", [["q", "k", "v", "up", "down"], ["q", "v"], ["gate", "up", "down"]])

@@ -9,6 +9,7 @@ Shapes: g, u, y [..., n].
 """
 
 from functools import cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ def unquicken_mlps(model: nn.Module) -> None:
 
 @cache
 def _is_gated(kind: type[Any]) -> bool:
-    """Whether modules of this class compute ``down(act(gate(x)) * up(x))`` and read nothing else of theirs."""
+    """Whether modules of this class compute ``down(act(gate(x)) * up(x))`` from x alone."""
+    if len(signature(kind.forward).parameters) != 2:  # self and x
+        return False
     try:
         with torch.no_grad(), torch.device("cpu"):
             probe: Any = object.__new__(kind)

@@ -105,9 +105,14 @@ def test_mlps_that_compute_something_else_stay_as_they_are() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * self.config.hidden_size
 
+    class Residual(LlamaMLP):
+        def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+            y = super().forward(x)
+            return y if residual is None else y + residual
+
     fused = Phi3MLP(Phi3Config(hidden_size=6, intermediate_size=10))
     gelu = mlp_of(GemmaMLP, hidden_act="gelu_pytorch_tanh")
-    for other in (mlp_of(Biased), mlp_of(Configured), gelu, fused):
+    for other in (mlp_of(Biased), mlp_of(Configured), mlp_of(Residual), gelu, fused):
         assert "forward" not in vars(quickened(other))
 
 

@@ -32,8 +32,8 @@ CPU_PROCESS = 570_000_000
 CPU_FRAGMENTS = 1.25
 """Main memory that activations take over their own size, between blocks of other sizes; measured at 1.2 to 1.4."""
 CPU_KERNELS = 500_000_000
-"""Bytes that oneDNN's kernels for half precision take, of which some are kept (``bishare.cli.KEPT_KERNELS``), and leave
-between other blocks; measured over 80 optimizer steps. In fp32 other kernels run."""
+"""Bytes that oneDNN's kernels take, of which some are kept (``bishare.cli.KEPT_KERNELS``), and leave between other
+blocks; measured over 80 optimizer steps in bf16, and as much in fp32."""
 GPU_PROCESS = 600 * 2**20
 """Bytes that CUDA and its libraries keep on each GPU; assumed, not measured."""
 HEAD_CHUNK = 2**23
@@ -182,7 +182,7 @@ def estimate_memory(
     process = GPU_PROCESS
     if setup.device == "cpu":
         activations = round(CPU_FRAGMENTS * activations)
-        process = CPU_PROCESS + (CPU_KERNELS if setup.compute_bytes < FP32 else 0)
+        process = CPU_PROCESS + CPU_KERNELS
     stage, n = setup.zero_stage, setup.num_devices
     weights = architecture.num_values * setup.base_bytes
     if stage == 3:

@@ -128,8 +128,8 @@ def test_gradient_checkpointing_trains_the_same(base, trainer) -> None:
         trainer().fit(model, loader())
         assert model.model.is_gradient_checkpointing == checkpointing
         results.append(values(model))
-    for name, value in results[0].items():
-        torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-7)
+    # The gradients of a shared factor are added up in another order, and Adam divides by their size.
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
 
 
 @needs_compiler

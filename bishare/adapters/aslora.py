@@ -50,6 +50,7 @@ class ASLoRAConfig(AdapterConfig):
 class ASLoRA(Adapter):
     """The parameters of ASLoRA, and one mergeable group per kind."""
 
+    is_stored: ClassVar[bool] = True
     config: ASLoRAConfig
 
     def __init__(self, config: ASLoRAConfig, slots: Sequence[Slot]) -> None:

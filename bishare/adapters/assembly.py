@@ -2,19 +2,23 @@
 
     rows of a factor = scale (K ⊗ S), K absent for a block that is used as it is stored
 
-Written block by block into one buffer, so nothing but the stored parameters is kept for the backward pass. The plain
-path, :meth:`bishare.adapters.base.Adapter.parts`, says the same through torch's own operations; tests hold them equal.
+Written block by block into one buffer, so nothing but the stored parameters is kept for the backward pass. Factors of
+one layout, such as those of a kind in all layers, are written together, in no more operations than one of them. The
+plain path, :meth:`bishare.adapters.base.Adapter.parts`, says the same through torch's own operations; tests hold them
+equal.
 
-Shapes: S [a, s], K [b, k]; a factor is [r, n] (A, or B transposed), cut where k s exceeds n. Without a gradient all
-of them may have a leading dimension: several adapters at once.
+Shapes: S [a, s], K [b, k]; a factor is [r, n] (A, or B transposed), cut where k s exceeds n. Each may have a leading
+dimension: l factors at once.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 
 class Block(NamedTuple):
@@ -44,8 +48,21 @@ def rank(blocks: Sequence[Block]) -> int:
 
 def assemble(blocks: Sequence[Block], *, length: int, dtype: torch.dtype, scale: float = 1.0, side: str) -> Tensor:
     """The blocks stacked along the rank, times ``scale``: A [r, length] for side ``A``, Bᵀ [r, length] for ``B``."""
-    layout = _Layout([(block.start, block.per_rank) for block in blocks], length, dtype, scale, side == "B")
-    return _Assemble.apply(layout, *(tensor for block in blocks for tensor in block[:2]))  # type: ignore[no-any-return, no-untyped-call]
+    return assemble_each([blocks], length=length, dtype=dtype, scale=scale, side=side)[0]
+
+
+def assemble_each(
+    factors: Sequence[Sequence[Block]], *, length: int, dtype: torch.dtype, scale: float = 1.0, side: str
+) -> tuple[Tensor, ...]:
+    """What :func:`assemble` makes of each of these, whose blocks have the same shapes and options."""
+    # Each place in the layout: what stands there in all of the factors, or the one tensor that they share.
+    places = [
+        its for blocks in zip(*factors, strict=True) for its in zip(*(block[:2] for block in blocks), strict=True)
+    ]
+    places = [its[:1] if all(tensor is its[0] for tensor in its) else its for its in places]
+    options = [(block.start, block.per_rank) for block in factors[0]]
+    layout = _Layout(options, [len(its) for its in places], len(factors), length, dtype, scale, side == "B")
+    return _Assemble.apply(layout, *chain(*places))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def assemble_into(out: Tensor, blocks: Sequence[Block], *, scale: float = 1.0, side: str) -> None:
@@ -55,6 +72,9 @@ def assemble_into(out: Tensor, blocks: Sequence[Block], *, scale: float = 1.0, s
 
 class _Layout(NamedTuple):
     options: list[tuple[int, bool]]
+    sizes: list[int]
+    """For the matrix and the kernel of each block: 1 if all factors have the same, else their number."""
+    num_factors: int
     length: int
     dtype: torch.dtype
     scale: float
@@ -62,38 +82,50 @@ class _Layout(NamedTuple):
 
     def blocks(self, tensors: Sequence[Tensor | None]) -> list[Block]:
         """The blocks that these are the matrices and kernels of, as on the A side."""
+        stacked = [its[0] if len(its) == 1 else torch.stack(its) for its in self.places(tensors)]
         found = []
-        for shared, kernel, (start, per_rank) in zip(tensors[::2], tensors[1::2], self.options, strict=True):
+        for shared, kernel, (start, per_rank) in zip(stacked[::2], stacked[1::2], self.options, strict=True):
             assert shared is not None
             found.append(_oriented(Block(shared, kernel, start, per_rank), transposed=self.transposed))
         return found
 
+    def places(self, tensors: Sequence[Tensor | None]) -> list[tuple[Any, ...]]:
+        """The tensors of each place in the layout."""
+        ends = list(accumulate(self.sizes))
+        return [tuple(tensors[end - size : end]) for end, size in zip(ends, self.sizes, strict=True)]
+
 
 class _Assemble(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, layout: _Layout, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, layout: _Layout, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         ctx.layout = layout
         ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
         blocks = layout.blocks(tensors)
-        out = blocks[0].shared.new_empty(rank(blocks), layout.length, dtype=layout.dtype)
+        out = blocks[0].shared.new_empty(layout.num_factors, rank(blocks), layout.length, dtype=layout.dtype)
         _write(out, blocks, layout.scale)
-        return out
+        return out.unbind()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        layout = ctx.layout
+    def backward(ctx: Any, *of_factors: Tensor | None) -> tuple[Tensor | None, ...]:
+        layout: _Layout = ctx.layout
+        blocks = layout.blocks(ctx.saved_tensors)
+        like = next(g for g in of_factors if g is not None)
+        every = [torch.zeros_like(like) if g is None else g for g in of_factors]
+        gradient = torch.stack(every) if len(every) > 1 else like.unsqueeze(0)  # [l, r, n]
         gradients: list[Tensor | None] = []
         first = 0
-        for shared, kernel, start, per_rank in layout.blocks(ctx.saved_tensors):
+        for shared, kernel, start, per_rank in blocks:
             num_rows = _rows(shared, kernel, per_rank)
-            rows = gradient[first : first + num_rows].to(shared.dtype)
+            rows = gradient[:, first : first + num_rows].to(shared.dtype)
             first += num_rows
             if layout.scale != 1.0:
                 rows = rows * layout.scale
-            g_shared, g_kernel = _block_gradients(rows, shared, kernel, start, per_rank)
-            gradients += [g if g is None or not layout.transposed else g.T for g in (g_shared, g_kernel)]
-        return None, *gradients
+            gradients += _block_gradients(rows, shared, kernel, start, per_rank)
+        oriented = [g if g is None or not layout.transposed else g.mT.contiguous() for g in gradients]
+        each = [(g,) if g is None or g.dim() == 2 else g.unbind() for g in oriented]
+        return None, *chain(*each)
 
 
 def _write(out: Tensor, blocks: Sequence[Block], scale: float) -> None:
@@ -104,6 +136,7 @@ def _write(out: Tensor, blocks: Sequence[Block], scale: float) -> None:
         num_rows = _rows(shared, kernel, per_rank)
         rows = out[..., first : first + num_rows, :]
         first += num_rows
+        shared = shared.expand(*several, *shared.shape[-2:])
         if kernel is None:
             torch.mul(shared[..., start : start + n], scale, out=rows)
             continue
@@ -143,24 +176,29 @@ def _repeat(shared: Tensor, per_rank: bool) -> Tensor:
 def _block_gradients(
     rows: Tensor, shared: Tensor, kernel: Tensor | None, start: int, per_rank: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of a block's matrix and kernel from the gradient of its rows [.., n]."""
-    n = rows.shape[1]
+    """Gradients of a block's matrix and kernel, of their shapes, from the gradient of its rows [l, .., n]."""
+    n, s = rows.shape[-1], shared.shape[-1]
     if kernel is None:
-        if n == shared.shape[1]:
-            return rows, None
-        padded = shared.new_zeros(shared.shape)
-        padded[:, start : start + n] = rows
-        return padded, None
-    width = kernel.shape[1] * shared.shape[1]
-    if n < width:  # the product was cut: what was cut has no gradient
-        padded = rows.new_zeros(len(rows), width)
-        padded[:, :n] = rows
-        rows = padded
+        g = _summed(rows, shared)
+        return g if n == s else F.pad(g, (start, s - start - n)), None
+    k = kernel.shape[-1]
+    rows = rows if n == k * s else F.pad(rows, (0, k * s - n))  # the product was cut: what was cut has no gradient
     if per_rank:
-        g = rows.view(len(kernel), kernel.shape[1], shared.shape[1])  # [r, k, s]
-        return torch.bmm(kernel.unsqueeze(1), g).squeeze(1), torch.bmm(g, shared.unsqueeze(2)).squeeze(2)
-    g = rows.view(len(kernel), len(shared), kernel.shape[1], shared.shape[1])  # [b, a, k, s]
-    g_kernel = (g * shared[None, :, None, :]).sum((1, 3))
-    if len(kernel) == 1:
-        return torch.matmul(kernel, g[0]).squeeze(1), g_kernel  # [1, k] [a, k, s]
-    return (g * kernel[:, None, :, None]).sum((0, 2)), g_kernel
+        g = rows.view(*rows.shape[:-1], k, s)  # [l, r, k, s]
+        g_shared = torch.matmul(kernel.unsqueeze(-2), g).squeeze(-2)
+        return _summed(g_shared, shared), _summed(torch.matmul(g, shared.unsqueeze(-1)).squeeze(-1), kernel)
+    b, a = kernel.shape[-2], shared.shape[-2]
+    g = rows.reshape(len(rows), b, a, k, s)
+    g_kernel = (g * shared[..., None, :, None, :]).sum((2, 4))
+    if b == 1:
+        g_shared = torch.matmul(kernel.unsqueeze(-2), g[:, 0]).squeeze(-2)  # [l, 1, 1, k] [l, a, k, s]
+    else:
+        g_shared = (g * kernel[..., :, None, :, None]).sum((1, 3))
+    return _summed(g_shared, shared), _summed(g_kernel, kernel)
+
+
+def _summed(gradients: Tensor, tensor: Tensor) -> Tensor:
+    """Gradients [l, ...] of a tensor, added up if all factors have the same one."""
+    if gradients.dim() == tensor.dim():
+        return gradients
+    return gradients.sum(0) if len(gradients) > 1 else gradients[0]

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from jsonargparse import set_parsing_settings
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.groups import MergeableGroup
@@ -133,6 +134,9 @@ class Adapter(nn.Module, ABC):
 
     starts_as_noop: ClassVar[bool] = True
     """Whether a fresh adapter leaves every output of the base model bitwise unchanged."""
+    is_stored: ClassVar[bool] = False
+    """Whether the matrices in its blocks are parameters. Those that are made anew would all exist at once if the
+    factors of all layers were assembled together."""
 
     def __init__(self, config: AdapterConfig, slots: Sequence[Slot]) -> None:
         super().__init__()
@@ -141,6 +145,7 @@ class Adapter(nn.Module, ABC):
         self.merged = False
         self.originals: dict[str, Tensor] = {}  # [out, in] by slot key, while merged
         self.thawed: list[str] = []  # names of the base's parameters that were trainable before injection
+        self.hooks: Sequence[RemovableHandle] = ()  # on the base model, while the adapter is inside it
         self.mergeable = nn.ModuleDict()
         if len({slot.key for slot in slots}) != len(slots):
             raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")

@@ -98,6 +98,7 @@ class BiShareConfig(AdapterConfig):
 class BiShare(Adapter):
     """The parameters of Bi-Share LoRA: stores of pairs, and a transform per weight and shared level."""
 
+    is_stored: ClassVar[bool] = True
     config: BiShareConfig
 
     def __init__(self, config: BiShareConfig, slots: Sequence[Slot]) -> None:

@@ -16,6 +16,7 @@ from bishare.adapters.gated import quicken_mlps, unquicken_mlps
 from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedInput, delta
 from bishare.adapters.norms import quicken_norms, unquicken_norms
 from bishare.adapters.targets import find_slots, siblings
+from bishare.adapters.upfront import Upfront
 from bishare.errors import UserError
 
 NAME = "bishare"
@@ -62,6 +63,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
     quicken(model)
     quicken_norms(model)
     quicken_mlps(model)
+    adapter.hooks = Upfront(adapter, _adapted(model)).hook(model)
     model.add_module(NAME, adapter)
     return adapter
 
@@ -86,6 +88,8 @@ def merge_and_remove(model: nn.Module) -> None:
 
 
 def _detach(model: nn.Module, adapter: Adapter) -> None:
+    for hook in adapter.hooks:
+        hook.remove()
     for module in _adapted(model):
         del module.slot, module._adapter, module.shared
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))

@@ -6,8 +6,8 @@ removing the adapter is changing the class back.
 Shapes: x [..., in], A [r, in], B [out, r], y [..., out].
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,18 @@ from bishare.adapters.base import Adapter, Factors, Slot
 from bishare.adapters.dropout import draw_keep
 from bishare.adapters.frozen import FrozenLinear
 from bishare.adapters.fused import Frozen, LowRank, first_product, next_product, plain_product
+
+
+class Ready(NamedTuple):
+    """Factors that were assembled before the forward pass (``upfront.py``)."""
+
+    A: Tensor  # [R, in], of all siblings
+    ranks: Sequence[int]
+    """Rows of A by sibling; they add up to R."""
+    B: Mapping[str, Tensor]
+    """Bᵀ [r, out] by slot key, the scale inside."""
+    dtype: torch.dtype
+    with_gradient: bool
 
 
 class SharedInput:
@@ -33,15 +45,20 @@ class SharedInput:
 
     def __init__(self, slots: Sequence[Slot], p: float) -> None:
         self.slots, self.p = tuple(slots), p
+        self.ready: Ready | None = None
         self._input: Tensor | None = None
         self._waiting: dict[str, Tensor] = {}  # h [tokens, r] by slot key
         self._grad_enabled = False
 
     def product(self, module: "AdaptedWeight", x: Tensor) -> Tensor:
         """The adapted output of one of the siblings for the input [..., in]."""
-        adapter, slot, dtype = module.adapter, module.slot, _product_type(x)
-        blocks = adapter.blocks(slot)
-        B = assemble(blocks.B, length=slot.out_features, dtype=dtype, scale=blocks.scale, side="B")
+        adapter, slot, dtype = module.adapter, module.slot, product_type(x)
+        ready = self.ready if self._can_use_ready(dtype) else None
+        if ready is None:
+            blocks = adapter.blocks(slot)
+            B = assemble(blocks.B, length=slot.out_features, dtype=dtype, scale=blocks.scale, side="B")
+        else:
+            B = ready.B[slot.key]
         if self._input is x and slot.key in self._waiting and self._grad_enabled == torch.is_grad_enabled():
             h = self._waiting.pop(slot.key)
             if not self._waiting:
@@ -49,20 +66,27 @@ class SharedInput:
             return next_product(x, h, module.frozen(), B, dtype=dtype)
         keep = draw_keep(x.shape, self.p, x.device) if self.p and module.training else None
         others = [other for other in self.slots if other is not slot]
-        every_A = [blocks.A, *(adapter.blocks(other).A for other in others)]
-        A = assemble([b for A in every_A for b in A], length=slot.in_features, dtype=dtype, side="A")
-        update = LowRank(A, B, [rank(A) for A in every_A])
+        if ready is None or slot is not self.slots[0]:
+            every_A = [adapter.blocks(each).A for each in (slot, *others)]
+            A = assemble([b for A in every_A for b in A], length=slot.in_features, dtype=dtype, side="A")
+            update = LowRank(A, B, [rank(A) for A in every_A])
+        else:
+            update = LowRank(ready.A, B, ready.ranks)
         y, *rest = first_product(x, module.frozen(), update, keep=keep, dtype=dtype)
         self._input, self._grad_enabled = x if others else None, torch.is_grad_enabled()
         self._waiting = {other.key: h for other, h in zip(others, rest, strict=True)}
         return y
 
+    def _can_use_ready(self, dtype: torch.dtype) -> bool:
+        ready = self.ready
+        return ready is not None and ready.dtype == dtype and ready.with_gradient == torch.is_grad_enabled()
+
     def __getstate__(self) -> dict[str, Any]:
         # A copied or pickled model starts with nothing pending: activations can be neither copied nor sent.
-        return {**self.__dict__, "_input": None, "_waiting": {}}
+        return {**self.__dict__, "_input": None, "_waiting": {}, "ready": None}
 
 
-def _product_type(x: Tensor) -> torch.dtype:
+def product_type(x: Tensor) -> torch.dtype:
     """The type in which a linear module computes: autocast's inside autocast, else that of its input."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -40,6 +40,8 @@ class LoRAConfig(AdapterConfig):
 class LoRA(Adapter):
     """The parameters of LoRA."""
 
+    is_stored: ClassVar[bool] = True
+
     def __init__(self, config: LoRAConfig, slots: Sequence[Slot]) -> None:
         super().__init__(config, slots)
         self.scale = config.scale_for(config.r)

@@ -1,7 +1,8 @@
-"""The matrix product a b, on the CPU in fp32 through oneDNN.
+"""The matrix product a b, on the CPU in fp32 through oneDNN where that is faster than MKL, which ``torch.mm`` calls.
 
-There ``torch.mm`` calls MKL, which reaches two thirds of oneDNN's speed on AMD's processors (torch 2.13), and half of
-it where one matrix is thin, as all products of an adapter are. In half precision ``torch.mm`` calls oneDNN itself. The
+On AMD's processors with AVX-512, MKL reaches two thirds of oneDNN's speed (torch 2.13), and half of it where one matrix
+is thin, as all products of an adapter are. Without AVX-512 it is the other way round for the long products of training
+(MKL takes 0.85 of oneDNN's time), but not for short ones. In half precision ``torch.mm`` calls oneDNN itself. The
 operator is the one that ``torch.compile`` emits for a linear layer; without it, and on other processors than x86, where
 nothing was measured, ``torch.mm`` does.
 """
@@ -16,6 +17,9 @@ _HAS_LINEAR = (
     and torch._C._has_mkldnn
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+_HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+MANY_ROWS = 512
+"""From so many rows of a on, a processor without AVX-512 takes ``torch.mm``."""
 FEW_ROWS = 16
 """Up to so many rows of a, the product is formed as (bᵀ aᵀ)ᵀ, which takes a tenth less time."""
 
@@ -29,7 +33,9 @@ def mm(a: Tensor, b: Tensor, bias: Tensor | None = None, *, like_torch: bool = F
         bias: [n].
         like_torch: Whether the result has to be that of ``torch.mm`` bit by bit.
     """
-    if not like_torch and through_onednn(a) and a.numel() and b.numel() and (b.is_contiguous() or b.T.is_contiguous()):
+    # oneDNN would take a hundred times as long for columns of a wider b.
+    whole = b.is_contiguous() or b.T.is_contiguous()
+    if not like_torch and through_onednn(a) and _faster_there(a) and a.numel() and b.numel() and whole:
         product: Tensor
         if 1 < len(a) <= FEW_ROWS and b.T.is_contiguous():
             few = a.contiguous()  # strided rows, such as some last tokens, take seconds otherwise
@@ -37,10 +43,14 @@ def mm(a: Tensor, b: Tensor, bias: Tensor | None = None, *, like_torch: bool = F
             return product if bias is None else product.add_(bias)
         product = torch.ops.mkldnn._linear_pointwise(a, b.T, bias, "none", [], "")
         return product
-    # Columns of a wider b too: oneDNN would take a hundred times as long for them.
     return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
 
 
+def _faster_there(a: Tensor) -> bool:
+    """Whether oneDNN is the faster one; a transposed ``a`` is one of a gradient's, with all tokens in its rows."""
+    return _HAS_AVX512 or (len(a) < MANY_ROWS and a.is_contiguous())
+
+
 def through_onednn(a: Tensor) -> bool:
-    """Whether products with ``a`` are taken past ``torch.mm``."""
+    """Whether products with ``a`` may be taken past ``torch.mm``."""
     return _HAS_LINEAR and a.device.type == "cpu" and a.dtype == torch.float32

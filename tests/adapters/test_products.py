@@ -15,10 +15,17 @@ def matrix(rows: int, columns: int, dtype: torch.dtype, *, transposed: bool) -> 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("second", [False, True])
-@pytest.mark.parametrize("shape", [(40, 24, 8), (8, 40, 24), (1, 24, 40), (0, 24, 8), (8, 0, 24)])
+@pytest.mark.parametrize("shape", [(40, 24, 8), (8, 40, 24), (1, 24, 40), (0, 24, 8), (8, 0, 24), (600, 24, 8)])
+@pytest.mark.parametrize("has_avx512", [False, True])
 def test_a_product_is_that_of_double_precision(
-    shape: tuple[int, int, int], first: bool, second: bool, dtype: torch.dtype
+    shape: tuple[int, int, int],
+    first: bool,
+    second: bool,
+    dtype: torch.dtype,
+    has_avx512: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(products, "_HAS_AVX512", has_avx512)
     m, k, n = shape
     a, b = matrix(m, k, dtype, transposed=first), matrix(k, n, dtype, transposed=second)
     bias = torch.randn(n).to(dtype)
@@ -44,6 +51,13 @@ def test_a_product_like_torch_is_that_of_torch_bit_by_bit() -> None:
     a, b, bias = torch.randn(300, 96), torch.randn(96, 160), torch.randn(160)
     assert torch.equal(mm(a, b, like_torch=True), torch.mm(a, b))
     assert torch.equal(mm(a, b, bias, like_torch=True), torch.addmm(bias, a, b))
+
+
+@pytest.mark.parametrize("a", [torch.randn(600, 24), torch.randn(600, 24).T])
+def test_without_avx512_torch_takes_the_long_products(a: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_HAS_AVX512", False)
+    b = torch.randn(a.shape[1], 40)
+    assert torch.equal(mm(a, b), torch.mm(a, b))
 
 
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,6 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from jsonargparse import set_parsing_settings
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.groups import MergeableGroup
@@ -145,7 +144,6 @@ class Adapter(nn.Module, ABC):
         self.merged = False
         self.originals: dict[str, Tensor] = {}  # [out, in] by slot key, while merged
         self.thawed: list[str] = []  # names of the base's parameters that were trainable before injection
-        self.hooks: Sequence[RemovableHandle] = ()  # on the base model, while the adapter is inside it
         self.mergeable = nn.ModuleDict()
         if len({slot.key for slot in slots}) != len(slots):
             raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")

@@ -21,6 +21,9 @@ from bishare.errors import UserError
 
 NAME = "bishare"
 """Attribute of the base model under which its adapter is registered."""
+HOOKS = "bishare_hooks"
+"""Attribute of the base model that holds the handles of :class:`~bishare.adapters.upfront.Upfront`. They lead to the
+model, so a copy of the adapter alone must not take them along."""
 
 
 def adapter_of(model: nn.Module) -> Adapter:
@@ -63,7 +66,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
     quicken(model)
     quicken_norms(model)
     quicken_mlps(model)
-    adapter.hooks = Upfront(adapter, _adapted(model)).hook(model)
+    setattr(model, HOOKS, Upfront(adapter, _adapted(model)).hook(model))
     model.add_module(NAME, adapter)
     return adapter
 
@@ -88,8 +91,9 @@ def merge_and_remove(model: nn.Module) -> None:
 
 
 def _detach(model: nn.Module, adapter: Adapter) -> None:
-    for hook in adapter.hooks:
+    for hook in getattr(model, HOOKS):
         hook.remove()
+    delattr(model, HOOKS)
     for module in _adapted(model):
         del module.slot, module._adapter, module.shared
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))

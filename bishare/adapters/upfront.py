@@ -1,7 +1,7 @@
 """Assembles the factors of all layers when a forward pass begins, those of one layout together.
 
 A factor is small, so what it takes is to start its operations, not to do them: layer by layer, forward and back, that
-was a twentieth of a step on a CPU. What is not assembled here, the weight that needs it assembles (``linear.py``).
+was a thirtieth of a step on a CPU. What is not assembled here, the weight that needs it assembles (``linear.py``).
 """
 
 from collections.abc import Iterable, Sequence

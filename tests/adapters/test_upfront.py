@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from bishare import ASLoRAConfig, BiShareConfig, LoRAConfig, VeRAConfig, attach, merge, remove, unmerge
 from bishare.adapters import linear, upfront
 from bishare.adapters.base import AdapterConfig
-from bishare.adapters.inject import adapter_of
+from bishare.adapters.inject import HOOKS, adapter_of
 from bishare.adapters.linear import AdaptedWeight
 from tests.randomised import randomise
 
@@ -76,7 +76,7 @@ def test_logits_and_gradients_are_those_of_weights_that_assemble_alone(
     found = logits_and_gradients(model, token_ids)
     assert calls.alone == 0
     assert 0 < calls.together <= 2 * len({s.kind for s in adapter_of(model).slots})
-    for hook in adapter_of(model).hooks:
+    for hook in getattr(model, HOOKS):
         hook.remove()
     wanted = logits_and_gradients(model, token_ids)
     assert calls.alone > 0
@@ -173,6 +173,14 @@ def test_a_copy_of_a_model_reads_its_own_adapter(tiny_model: ModelFactory, token
     assert not copied.base_model._forward_pre_hooks
     assert not copied.base_model._forward_hooks
     assert torch.equal(model(input_ids=token_ids).logits, before)
+
+
+def test_a_copy_of_an_adapter_alone_leaves_the_model_where_it_is(tiny_model: ModelFactory) -> None:
+    model = adapted(tiny_model, LoRAConfig())
+    copied: dict[int, Any] = {}
+    deepcopy(adapter_of(model), copied)
+    assert id(next(adapter_of(model).parameters())) in copied
+    assert not {id(weight) for weight in model.base_model.parameters()} & copied.keys()
 
 
 def test_taking_the_adapter_out_takes_the_hooks_out(tiny_model: ModelFactory) -> None:

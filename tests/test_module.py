@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.lora import LoRAConfig
+from bishare.adapters.upfront import Upfront
 from bishare.errors import UserError
 from bishare.module import BiShareModule
 from tests.compiler import needs_compiler
@@ -121,15 +122,17 @@ def test_only_the_adapter_trains_and_the_base_is_bitwise_what_it_was(base, train
     assert all(p.requires_grad == name.startswith("bishare.") for name, p in model.model.named_parameters())
 
 
-def test_gradient_checkpointing_trains_the_same(base, trainer) -> None:
+def test_gradient_checkpointing_trains_the_same(base, trainer, monkeypatch) -> None:
+    # Both runs assemble layer by layer, or shared factors' gradients are added up in two orders.
+    monkeypatch.setattr(Upfront, "assemble", lambda *_: None)
     results = []
     for checkpointing in (False, True):
         model = module(base, BiShareConfig(size=16, dropout=0.2), gradient_checkpointing=checkpointing)
         trainer().fit(model, loader())
         assert model.model.is_gradient_checkpointing == checkpointing
         results.append(values(model))
-    # The gradients of a shared factor are added up in another order, and Adam divides by their size.
-    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-6)
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-7)
 
 
 @needs_compiler

@@ -20,6 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from bishare.partitions import is_gathered_late
+
 CHUNK_VALUES = 2**23
 """Logits in existence at once: 32 MiB in fp32. Smaller chunks make slower matrix products."""
 
@@ -71,8 +73,8 @@ def head_loss(head: nn.Module, hidden: Tensor, wanted: Tensor) -> tuple[Tensor, 
         hidden: Hidden states at the labelled positions [m, d].
         wanted: Their labels [m].
     """
-    if any(hasattr(p, "ds_id") for p in head.parameters()):
-        # Partitioned by ZeRO-3, where each call of the head is a collective: the same number of calls on every rank.
+    if is_gathered_late(head):
+        # Each call of the head is a collective: the same number of calls on every rank.
         logits = head(hidden).float()
         return F.cross_entropy(logits, wanted, reduction="sum"), (logits.argmax(-1) == wanted).sum()
     return _HeadLoss.apply(hidden, wanted, head)  # type: ignore[no-any-return, no-untyped-call]

@@ -59,6 +59,11 @@ def is_partitioned(parameter: nn.Parameter) -> bool:
     return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
 
 
+def is_gathered_late(module: nn.Module) -> bool:
+    """Whether ZeRO-3 holds the module's parameters in pieces, which it puts together when a forward pass reads them."""
+    return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
+
+
 def full_shape(parameter: nn.Parameter) -> torch.Size:
     """The shape of the whole parameter, of which ZeRO-3 may have left an empty shell."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))

@@ -100,7 +100,6 @@ class _Assemble(torch.autograd.Function):
     def forward(ctx: Any, layout: _Layout, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         ctx.layout = layout
         ctx.save_for_backward(*tensors)
-        ctx.set_materialize_grads(False)
         blocks = layout.blocks(tensors)
         out = blocks[0].shared.new_empty(layout.num_factors, rank(blocks), layout.length, dtype=layout.dtype)
         _write(out, blocks, layout.scale)
@@ -108,12 +107,10 @@ class _Assemble(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *of_factors: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *of_factors: Tensor) -> tuple[Tensor | None, ...]:
         layout: _Layout = ctx.layout
         blocks = layout.blocks(ctx.saved_tensors)
-        like = next(g for g in of_factors if g is not None)
-        every = [torch.zeros_like(like) if g is None else g for g in of_factors]
-        gradient = torch.stack(every) if len(every) > 1 else like.unsqueeze(0)  # [l, r, n]
+        gradient = torch.stack(of_factors) if len(of_factors) > 1 else of_factors[0].unsqueeze(0)  # [l, r, n]
         gradients: list[Tensor | None] = []
         first = 0
         for shared, kernel, start, per_rank in blocks:

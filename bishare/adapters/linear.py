@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bishare.adapters.assembly import assemble, rank
+from bishare.adapters.assembly import Blocks, assemble, rank
 from bishare.adapters.base import Adapter, Factors, Slot
 from bishare.adapters.dropout import draw_keep
 from bishare.adapters.frozen import FrozenLinear
@@ -52,38 +52,47 @@ class SharedInput:
 
     def product(self, module: "AdaptedWeight", x: Tensor) -> Tensor:
         """The adapted output of one of the siblings for the input [..., in]."""
-        adapter, slot, dtype = module.adapter, module.slot, product_type(x)
-        ready = self.ready if self._can_use_ready(dtype) else None
-        if ready is None:
-            blocks = adapter.blocks(slot)
-            B = assemble(blocks.B, length=slot.out_features, dtype=dtype, scale=blocks.scale, side="B")
-        else:
-            B = ready.B[slot.key]
+        slot, dtype = module.slot, product_type(x)
         if self._input is x and slot.key in self._waiting and self._grad_enabled == torch.is_grad_enabled():
             h = self._waiting.pop(slot.key)
             if not self._waiting:
                 self._input = None
-            return next_product(x, h, module.frozen(), B, dtype=dtype)
+            return next_product(x, h, module.frozen(), self._b(module, dtype), dtype=dtype)
         keep = draw_keep(x.shape, self.p, x.device) if self.p and module.training else None
         others = [other for other in self.slots if other is not slot]
-        if ready is None or slot is not self.slots[0]:
-            every_A = [adapter.blocks(each).A for each in (slot, *others)]
-            A = assemble([b for A in every_A for b in A], length=slot.in_features, dtype=dtype, side="A")
-            update = LowRank(A, B, [rank(A) for A in every_A])
-        else:
-            update = LowRank(ready.A, B, ready.ranks)
-        y, *rest = first_product(x, module.frozen(), update, keep=keep, dtype=dtype)
+        y, *rest = first_product(x, module.frozen(), self._update(module, others, dtype), keep=keep, dtype=dtype)
         self._input, self._grad_enabled = x if others else None, torch.is_grad_enabled()
         self._waiting = {other.key: h for other, h in zip(others, rest, strict=True)}
         return y
 
-    def _can_use_ready(self, dtype: torch.dtype) -> bool:
+    def _b(self, module: "AdaptedWeight", dtype: torch.dtype) -> Tensor:
+        """Bᵀ [r, out] of a sibling."""
+        if (ready := self._ready(dtype)) is not None:
+            return ready.B[module.slot.key]
+        return _assemble_b(module.adapter.blocks(module.slot), module.slot, dtype)
+
+    def _update(self, module: "AdaptedWeight", others: Sequence[Slot], dtype: torch.dtype) -> LowRank:
+        """The update of the first sibling to read an input, with the rows of A of the others."""
+        slot = module.slot
+        if slot is self.slots[0] and (ready := self._ready(dtype)) is not None:
+            return LowRank(ready.A, ready.B[slot.key], ready.ranks)
+        every = [module.adapter.blocks(each) for each in (slot, *others)]
+        A = assemble([block for of_one in every for block in of_one.A], length=slot.in_features, dtype=dtype, side="A")
+        return LowRank(A, _assemble_b(every[0], slot, dtype), [rank(of_one.A) for of_one in every])
+
+    def _ready(self, dtype: torch.dtype) -> Ready | None:
+        """What was assembled before, where it is of this type and made under the same gradient mode."""
         ready = self.ready
-        return ready is not None and ready.dtype == dtype and ready.with_gradient == torch.is_grad_enabled()
+        fits = ready is not None and ready.dtype == dtype and ready.with_gradient == torch.is_grad_enabled()
+        return ready if fits else None
 
     def __getstate__(self) -> dict[str, Any]:
         # A copied or pickled model starts with nothing pending: activations can be neither copied nor sent.
         return {**self.__dict__, "_input": None, "_waiting": {}, "ready": None}
+
+
+def _assemble_b(blocks: Blocks, slot: Slot, dtype: torch.dtype) -> Tensor:
+    return assemble(blocks.B, length=slot.out_features, dtype=dtype, scale=blocks.scale, side="B")
 
 
 def product_type(x: Tensor) -> torch.dtype:

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from bishare.adapters.assembly import Block, assemble_each, rank
 from bishare.adapters.base import Adapter
 from bishare.adapters.linear import AdaptedWeight, Ready, SharedInput, product_type
+from bishare.partitions import is_gathered_late
 
 
 class Upfront:
@@ -33,14 +34,13 @@ class Upfront:
         trunk = getattr(model, "base_model", model)
         inside = set(trunk.modules())
         around = trunk if all(module in inside for module in self.modules) else model
-        return around.register_forward_pre_hook(self.assemble), around.register_forward_hook(
-            self.forget, always_call=True
-        )
+        before = around.register_forward_pre_hook(self.assemble)
+        return before, around.register_forward_hook(self.forget, always_call=True)
 
     def assemble(self, model: nn.Module, *_: Any) -> None:
         """Give each input the factors of its readers."""
         adapter = self.adapter
-        if not adapter.is_stored or adapter.merged or _computes_again(model) or _is_gathered_late(adapter):
+        if not adapter.is_stored or adapter.merged or _computes_again(model) or is_gathered_late(adapter):
             return
         dtype = product_type(self.modules[0].get_parameter("weight"))
         blocks = {slot.key: adapter.blocks(slot) for slot in adapter.slots}
@@ -68,11 +68,6 @@ class Upfront:
 def _computes_again(model: nn.Module) -> bool:
     """Whether layers run a second time in the backward pass, when their factors would be forgotten."""
     return torch.is_grad_enabled() and getattr(model, "is_gradient_checkpointing", False)
-
-
-def _is_gathered_late(adapter: Adapter) -> bool:
-    """Whether the parameters are there module by module only (ZeRO-3)."""
-    return any(hasattr(parameter, "ds_id") for parameter in adapter.parameters())
 
 
 class _Factor(NamedTuple):

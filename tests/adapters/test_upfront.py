@@ -70,7 +70,7 @@ def logits_and_gradients(model: PreTrainedModel, token_ids: Tensor) -> tuple[Ten
 
 @pytest.mark.parametrize("method", STORED)
 def test_logits_and_gradients_are_those_of_weights_that_assemble_alone(
-    method: str, tiny_model: ModelFactory, token_ids: Tensor, calls: Counter, monkeypatch: pytest.MonkeyPatch
+    method: str, tiny_model: ModelFactory, token_ids: Tensor, calls: Counter
 ) -> None:
     model = adapted(tiny_model, STORED[method])
     found = logits_and_gradients(model, token_ids)

@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from bishare.builds import refuse_abandoned_build
 from bishare.errors import UserError
 from bishare.partitions import full_fp32, full_shape, write_fp32
 
@@ -65,6 +66,7 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
     @override
     def setup_distributed(self) -> None:
         if self._on_cpu:
+            refuse_abandoned_build()
             self.set_world_ranks()
             self._init_deepspeed_distributed()
         else:

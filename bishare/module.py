@@ -17,6 +17,7 @@ from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.inject import NAME, adapter_of, attach
 from bishare.attention import use_packed_attention
 from bishare.bases import load_base, load_tokenizer
+from bishare.checkpointing import checkpoint_layers
 from bishare.combinations import check_combination
 from bishare.compiling import compile_norms
 from bishare.data.prompts import encode_prompts
@@ -115,8 +116,7 @@ class BiShareModule(LightningModule):
             compile_norms(model)
         self.adapt(model)
         if self.gradient_checkpointing:
-            enable: Any = model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            checkpoint_layers(model)
         self.model = model.train()  # from_pretrained gives it in evaluation mode, and Lightning keeps modes
 
     def load_model(self) -> PreTrainedModel:

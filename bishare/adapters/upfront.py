@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from bishare.adapters.assembly import Block, assemble_each, rank
 from bishare.adapters.base import Adapter
 from bishare.adapters.linear import AdaptedWeight, Ready, SharedInput, product_type
+from bishare.checkpointing import runs_again
 from bishare.partitions import is_gathered_late
 
 
@@ -40,7 +41,8 @@ class Upfront:
     def assemble(self, model: nn.Module, *_: Any) -> None:
         """Give each input the factors of its readers."""
         adapter = self.adapter
-        if not adapter.is_stored or adapter.merged or _computes_again(model) or is_gathered_late(adapter):
+        # A layer that runs again would find its factors forgotten.
+        if not adapter.is_stored or adapter.merged or runs_again(model) or is_gathered_late(adapter):
             return
         dtype = product_type(self.modules[0].get_parameter("weight"))
         blocks = {slot.key: adapter.blocks(slot) for slot in adapter.slots}
@@ -63,11 +65,6 @@ class Upfront:
         """Drop the factors: the next pass has others."""
         for its in self.inputs:
             its.ready = None
-
-
-def _computes_again(model: nn.Module) -> bool:
-    """Whether layers run a second time in the backward pass, when their factors would be forgotten."""
-    return torch.is_grad_enabled() and getattr(model, "is_gradient_checkpointing", False)
 
 
 class _Factor(NamedTuple):

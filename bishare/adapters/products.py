@@ -2,7 +2,8 @@
 
 On AMD's processors with AVX-512, MKL reaches two thirds of oneDNN's speed (torch 2.13), and half of it where one matrix
 is thin, as all products of an adapter are. Without AVX-512 it is the other way round for the long products of training
-(MKL takes 0.85 of oneDNN's time), but not for short ones. In half precision ``torch.mm`` calls oneDNN itself. The
+(MKL takes 0.85 of oneDNN's time), but neither for short ones nor for thin ones (x Aᵀ of an adapter: oneDNN takes 0.6 to
+0.9 of MKL's time). In half precision ``torch.mm`` calls oneDNN itself. The
 operator is the one that ``torch.compile`` emits for a linear layer; without it, and on other processors than x86, where
 nothing was measured, ``torch.mm`` does.
 """
@@ -19,7 +20,9 @@ _HAS_LINEAR = (
 )
 _HAS_AVX512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
 MANY_ROWS = 512
-"""From so many rows of a on, a processor without AVX-512 takes ``torch.mm``."""
+"""From so many rows of a on, a processor without AVX-512 takes ``torch.mm``, except for thin products."""
+THIN = range(8, 25)
+"""Columns of b that make a product thin; with fewer or more, MKL is as fast."""
 FEW_ROWS = 16
 """Up to so many rows of a, the product is formed as (bᵀ aᵀ)ᵀ, which takes a tenth less time."""
 
@@ -35,7 +38,7 @@ def mm(a: Tensor, b: Tensor, bias: Tensor | None = None, *, like_torch: bool = F
     """
     # oneDNN would take a hundred times as long for columns of a wider b.
     whole = b.is_contiguous() or b.T.is_contiguous()
-    if not like_torch and through_onednn(a) and _faster_there(a) and a.numel() and b.numel() and whole:
+    if not like_torch and through_onednn(a) and _faster_there(a, b) and a.numel() and b.numel() and whole:
         product: Tensor
         if 1 < len(a) <= FEW_ROWS and b.T.is_contiguous():
             few = a.contiguous()  # strided rows, such as some last tokens, take seconds otherwise
@@ -46,9 +49,9 @@ def mm(a: Tensor, b: Tensor, bias: Tensor | None = None, *, like_torch: bool = F
     return torch.mm(a, b) if bias is None else torch.addmm(bias, a, b)
 
 
-def _faster_there(a: Tensor) -> bool:
+def _faster_there(a: Tensor, b: Tensor) -> bool:
     """Whether oneDNN is the faster one; a transposed ``a`` is one of a gradient's, with all tokens in its rows."""
-    return _HAS_AVX512 or (len(a) < MANY_ROWS and a.is_contiguous())
+    return _HAS_AVX512 or (a.is_contiguous() and (len(a) < MANY_ROWS or b.shape[1] in THIN))
 
 
 def through_onednn(a: Tensor) -> bool:

@@ -6,6 +6,8 @@ import torch
 from bishare.adapters import products
 from bishare.adapters.products import mm
 
+needs_onednn = pytest.mark.skipif(not products._HAS_LINEAR, reason="torch was built without oneDNN's linear operator")
+
 
 def matrix(rows: int, columns: int, dtype: torch.dtype, *, transposed: bool) -> torch.Tensor:
     drawn = torch.randn(columns, rows).T if transposed else torch.randn(rows, columns)
@@ -58,6 +60,14 @@ def test_without_avx512_torch_takes_the_long_products(a: torch.Tensor, monkeypat
     monkeypatch.setattr(products, "_HAS_AVX512", False)
     b = torch.randn(a.shape[1], 40)
     assert torch.equal(mm(a, b), torch.mm(a, b))
+
+
+@needs_onednn
+def test_without_avx512_onednn_takes_the_thin_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "_HAS_AVX512", False)
+    monkeypatch.setattr(torch, "mm", None)
+    x, A = torch.randn(600, 40), torch.randn(22, 40)
+    torch.testing.assert_close(mm(x, A.T), x @ A.T)
 
 
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:

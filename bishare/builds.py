@@ -6,8 +6,6 @@ A build that is killed leaves the lock, and every later run would wait for it wi
 import time
 from pathlib import Path
 
-from torch.utils.cpp_extension import _get_build_directory
-
 from bishare.errors import UserError
 
 OPERATOR = "deepspeed_shm_comm"
@@ -23,6 +21,8 @@ def refuse_abandoned_build() -> None:
     Raises:
         UserError: Naming the lock that is to be deleted.
     """
+    from torch.utils.cpp_extension import _get_build_directory  # with setuptools, 50 ms that no other run pays
+
     lock = Path(_get_build_directory(OPERATOR, verbose=False), "lock")
     try:
         age = time.time() - lock.stat().st_mtime

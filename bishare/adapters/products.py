@@ -2,10 +2,9 @@
 
 On AMD's processors with AVX-512, MKL reaches two thirds of oneDNN's speed (torch 2.13), and half of it where one matrix
 is thin, as all products of an adapter are. Without AVX-512 it is the other way round for the long products of training
-(MKL takes 0.85 of oneDNN's time), but neither for short ones nor for thin ones (x Aᵀ of an adapter: oneDNN takes 0.6 to
-0.9 of MKL's time). In half precision ``torch.mm`` calls oneDNN itself. The
-operator is the one that ``torch.compile`` emits for a linear layer; without it, and on other processors than x86, where
-nothing was measured, ``torch.mm`` does.
+(MKL takes 0.85 of oneDNN's time), but neither for short ones nor for thin ones (x Aᵀ of an adapter: oneDNN takes 0.5 to
+0.9 of MKL's time). In half precision ``torch.mm`` calls oneDNN itself. The operator is the one that ``torch.compile``
+emits for a linear layer; without it, and on other processors than x86, where nothing was measured, ``torch.mm`` does.
 """
 
 import platform

@@ -37,10 +37,14 @@ def explain(message: str, arguments: Sequence[str], known_keys: Collection[str])
         return f"{option[1]} needs a value."
     if required := re.match(r"the following arguments are required: (.+)", message):
         names = [re.sub(r"^(fit|validate|test|predict)\.", "", name) for name in required[1].split(", ")]
+        if line := _misspelt(names, files, known_keys):
+            return line
         return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} not given."
     if extra := re.match(r"unrecognized arguments: (\S+)", message):
         return f"{extra[1]} is one argument too many; options begin with --."
     report = _Report.read(message)
+    if report.is_not_given and (misspelt := _misspelt([report.path], files, known_keys)):
+        return misspelt
     line = report.line(known_keys)
     where = _where(report.path.rpartition(".")[2], arguments, files)
     return f"{where}: {line}" if where else line
@@ -103,6 +107,11 @@ class _Report:
             keys.insert(1, self.class_path.rpartition(".")[2])
         return ".".join(keys)
 
+    @property
+    def is_not_given(self) -> bool:
+        names_another_problem = self.unknown or self.other or (self.part and not self.expected)
+        return not names_another_problem and self.given in ("", "None")
+
     def line(self, known_keys: Collection[str]) -> str:
         if self.unknown:
             candidates = _parameters(self.class_path) if self.class_path else known_keys
@@ -111,7 +120,7 @@ class _Report:
             return f"{self.path}: {self._plain(self.other[0])}".removeprefix(": ")
         if self.part and not self.expected:
             return f"{self.path}: {_no_file(self.part)}."
-        if self.given in ("", "None"):
+        if self.is_not_given:
             return f"{self.path} is not given."
         return f"{self.path} is {self.given}; it must be {_alternatives(self.expected)}."
 
@@ -137,6 +146,20 @@ def _parameters(class_path: str) -> list[str]:
     except (ImportError, AttributeError, ValueError):
         return []
     return [name for base in inspect.getmro(found)[:-1] for name in inspect.signature(base).parameters]
+
+
+def _misspelt(missing: Sequence[str], files: Sequence[Path], known_keys: Collection[str]) -> str:
+    """The line for an unknown key in the place of a missing one: jsonargparse tells of the missing key first."""
+    for file in files:
+        for parent, _, leaf in (key.rpartition(".") for key in missing):
+            group = _load(file)
+            for name in filter(None, parent.split(".")):
+                group = group.get(name) if isinstance(group, dict) else None
+            wrong = difflib.get_close_matches(leaf, map(str, group) if isinstance(group, dict) else [], n=1)
+            key = ".".join(filter(None, [parent, *wrong]))
+            if wrong and not any(f"{known}.".startswith(f"{key}.") for known in known_keys):
+                return f"{file}: {key} is not known; did you mean {leaf}?"
+    return ""
 
 
 def _suggestion(wrong: str, known: Collection[str], prefix: str = "") -> str:

@@ -117,6 +117,22 @@ def test_the_file_that_sets_the_key_is_named_even_if_it_is_a_part(tmp_path: Path
     assert explain(message, ["--config", str(main)], KNOWN).startswith(f"{main}: model.learnin_rate")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Parser key \"model.base\":\n  Expected a <class 'str'>. Got value: None",
+        "the following arguments are required: model.base",
+    ],
+)
+def test_a_misspelt_key_is_named_instead_of_the_missing_one_that_it_stands_for(tmp_path: Path, message: str) -> None:
+    main = tmp_path / "main.yaml"
+    main.write_text("model: {bas: x, learning_rate: 1}\n")
+    assert explain(message, ["--config", str(main)], KNOWN) == f"{main}: model.bas is not known; did you mean base?"
+    for text in ("model: {learning_rate: 1}\n", "model: base\n", "other: 1\n"):
+        main.write_text(text)
+        assert explain(message, ["--config", str(main)], KNOWN) == "model.base is not given."
+
+
 def test_no_file_is_blamed_for_what_the_command_line_says(tmp_path: Path) -> None:
     main = tmp_path / "main.yaml"
     main.write_text("model: {adapter: {init_args: {r_local: 4}}}\n")

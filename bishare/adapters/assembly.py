@@ -46,6 +46,36 @@ def rank(blocks: Sequence[Block]) -> int:
     return sum(_rows(block.shared, block.kernel, block.per_rank) for block in blocks)
 
 
+Rows = tuple[tuple[int, int], ...]
+"""Some rows of a stack of blocks: the first and the end of each run."""
+
+
+def stack_of(factors: Sequence[Sequence[Block]]) -> tuple[list[Block], list[Rows]]:
+    """One stack for several As, in which a block that they share stands once, and the rows that each of them reads.
+
+    Weights that read one input share the windows of Slice Sharing and the random A of VeRA. What the first reads comes
+    first, in its order.
+    """
+    blocks: dict[tuple[Any, ...], Block] = {}
+    places: dict[tuple[Any, ...], tuple[int, int]] = {}
+    of_each: list[Rows] = []
+    end = 0
+    for factor in factors:
+        runs: list[tuple[int, int]] = []
+        for block in factor:
+            key = id(block.shared), id(block.kernel), block.start, block.per_rank
+            if key not in places:
+                blocks[key] = block
+                places[key] = end, end + rank([block])
+                end = places[key][1]
+            first, last = places[key]
+            if runs and runs[-1][1] == first:
+                first = runs.pop()[0]
+            runs.append((first, last))
+        of_each.append(tuple(runs))
+    return list(blocks.values()), of_each
+
+
 def assemble(blocks: Sequence[Block], *, length: int, dtype: torch.dtype, scale: float = 1.0, side: str) -> Tensor:
     """The blocks stacked along the rank, times ``scale``: A [r, length] for side ``A``, Bᵀ [r, length] for ``B``."""
     return assemble_each([blocks], length=length, dtype=dtype, scale=scale, side=side)[0]

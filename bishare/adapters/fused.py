@@ -6,14 +6,14 @@ Backward, with g the gradient of y and h = x Aᵀ:
 
 Under dropout x̂ = x ∘ keep stands for x in h and dA, with a factor on h (dropout.py), and dx = g W + (dh A) ∘ keep.
 
-Kept for it: x (one tensor for all siblings), r columns h, and references to W and to the assembled factors. Both
-sums are taken inside the matrix products (``addmm``). Weights that read the same x, such as q, k and v, form all
-their h in one product, with the first of them.
+Kept for it: x where A is trained, h (one tensor of each for all siblings), and references to W and to the assembled
+factors. Both sums are taken inside the matrix products (``addmm``). Weights that read the same x, such as q, k and v,
+form all their h in one product, with the first of them; rows of A that they have in common are in it once.
 
-Shapes: x [..., in], W [out, in] (Conv1D: [in, out]), A [R, in] for all siblings, Bᵀ [r, out], h [tokens, r].
+Shapes: x [..., in], W [out, in] (Conv1D: [in, out]), A [R, in] for all siblings, h [tokens, R], of which a weight reads
+r columns, Bᵀ [r, out].
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from bishare.adapters.assembly import Rows
 from bishare.adapters.dropout import Keep, dropped
 from bishare.adapters.products import mm
 
@@ -35,18 +36,17 @@ class Frozen(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """The update of the weight that is computed, and the A of the siblings that will be."""
+    """The update of a weight that is computed, and the rows of A of the siblings that will be."""
 
-    A: Tensor  # [R, in], its own rows first
+    A: Tensor  # [R, in]
     B: Tensor  # [r, out]: B transposed, the scale inside
-    ranks: Sequence[int]
-    """Rows of A by weight, its own first; they add up to R."""
+    rows: Rows  # the weight's own: r of the R
 
 
 def first_product(
     x: Tensor, frozen: Frozen, update: LowRank, *, keep: Keep | None, dtype: torch.dtype
-) -> tuple[Tensor, ...]:
-    """The output, and h of each further sibling.
+) -> tuple[Tensor, Tensor]:
+    """The output, and h [tokens, R] for the siblings.
 
     Args:
         x: Input [..., in].
@@ -56,12 +56,12 @@ def first_product(
         dtype: Type of all products.
     """
     mask, factor = (None, 1.0) if keep is None else keep
-    return _First.apply(x, mask, factor, *frozen, update.A, update.B, tuple(update.ranks), dtype)  # type: ignore[no-any-return, no-untyped-call]
+    return _First.apply(x, mask, factor, *frozen, *update, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def next_product(x: Tensor, h: Tensor, frozen: Frozen, B: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """The output of a sibling whose h [tokens, r] is there; B is its Bᵀ [r, out]."""
-    return _Next.apply(x, h, *frozen, B, dtype)  # type: ignore[no-any-return, no-untyped-call]
+def next_product(x: Tensor, h: Tensor, frozen: Frozen, B: Tensor, rows: Rows, *, dtype: torch.dtype) -> Tensor:
+    """The output of a sibling; B is its Bᵀ [r, out], and ``rows`` of A are its own."""
+    return _Next.apply(x, h, *frozen, B, rows, dtype)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def plain_product(x: Tensor, frozen: Frozen) -> Tensor:
@@ -79,6 +79,23 @@ def _flat(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.reshape(-1, x.shape[-1]).to(dtype)
 
 
+def _columns(h: Tensor, rows: Rows) -> Tensor:
+    """The columns [tokens, r] of h that a weight reads."""
+    runs = [h[:, first:end] for first, end in rows]
+    return runs[0] if len(runs) == 1 else torch.cat(runs, dim=1)
+
+
+def _placed(g: Tensor, rows: Rows, like: Tensor) -> Tensor:
+    """The reverse for a gradient [tokens, r]: [tokens, R] as h, zero in the columns that the weight does not read."""
+    if g.shape == like.shape:
+        return g
+    placed = torch.zeros_like(like)
+    runs = torch.split(g, [end - first for first, end in rows], dim=1)
+    for (first, end), run in zip(rows, runs, strict=True):
+        placed[:, first:end] = run
+    return placed
+
+
 class _First(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -91,34 +108,35 @@ class _First(torch.autograd.Function):
         transposed: bool,
         A: Tensor,
         B: Tensor,
-        ranks: tuple[int, ...],
+        rows: Rows,
         dtype: torch.dtype,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor]:
         tokens = _flat(x, dtype)
         mask = None if mask is None else mask.view(tokens.shape)
         read = tokens if mask is None else dropped(tokens, mask)
-        products = mm(read, A.T)
-        h = torch.split(products if mask is None else products.mul_(factor), list(ranks), dim=1)
-        y = _frozen(tokens, weight, bias, transposed, training=any(ctx.needs_input_grad)).addmm_(h[0], B)
+        h = mm(read, A.T)
+        if mask is not None:
+            h.mul_(factor)
+        y = _frozen(tokens, weight, bias, transposed, training=any(ctx.needs_input_grad)).addmm_(_columns(h, rows), B)
         # W by reference: ZeRO-3 gathers it for the backward pass of its module.
-        ctx.save_for_backward(read, mask, h[0], weight, A, B)
-        ctx.transposed, ctx.ranks, ctx.factor, ctx.shape, ctx.type = transposed, ranks, factor, x.shape, x.dtype
+        ctx.save_for_backward(read if ctx.needs_input_grad[6] else None, mask, h, weight, A, B)
+        ctx.transposed, ctx.rows, ctx.factor, ctx.shape, ctx.type = transposed, rows, factor, x.shape, x.dtype
         ctx.set_materialize_grads(False)
-        return y.view(*x.shape[:-1], y.shape[-1]), *h[1:]
+        return y.view(*x.shape[:-1], y.shape[-1]), h
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, *siblings: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor | None, of_siblings: Tensor | None) -> tuple[Tensor | None, ...]:
         read, mask, h, weight, A, B = ctx.saved_tensors
-        g = own = g_B = None
+        g = g_B = None
+        g_h = of_siblings
         if gradient is not None:
-            g = _flat(gradient, read.dtype)
-            own, g_B = mm(g, B.T), mm(h.T, g)
-        parts = [
-            read.new_zeros(len(read), rank) if part is None else part
-            for part, rank in zip((own, *siblings), ctx.ranks, strict=True)
-        ]
-        g_h = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)  # [tokens, R]
+            g = _flat(gradient, h.dtype)
+            g_B = mm(_columns(h, ctx.rows).T, g)
+            own = _placed(mm(g, B.T), ctx.rows, h)
+            g_h = own if g_h is None else g_h + own
+        if g_h is None:
+            g_h = torch.zeros_like(h)
         if mask is not None:
             g_h = g_h * ctx.factor
         g_x = None
@@ -133,7 +151,8 @@ class _First(torch.autograd.Function):
                 update = update if mask is None else dropped(update, mask)
                 g_x = update if g_x is None else g_x.add_(update)
             g_x = g_x.view(ctx.shape).to(ctx.type)
-        return g_x, None, None, None, None, None, mm(g_h.T, read), g_B, None, None
+        g_A = None if read is None else mm(g_h.T, read)
+        return g_x, None, None, None, None, None, g_A, g_B, None, None
 
 
 class _Next(torch.autograd.Function):
@@ -146,11 +165,13 @@ class _Next(torch.autograd.Function):
         bias: Tensor | None,
         transposed: bool,
         B: Tensor,
+        rows: Rows,
         dtype: torch.dtype,
     ) -> Tensor:
-        y = _frozen(_flat(x, dtype), weight, bias, transposed, training=any(ctx.needs_input_grad)).addmm_(h, B)
+        y = _frozen(_flat(x, dtype), weight, bias, transposed, training=any(ctx.needs_input_grad))
+        y.addmm_(_columns(h, rows), B)
         ctx.save_for_backward(h, weight, B)
-        ctx.transposed, ctx.shape, ctx.type = transposed, x.shape, x.dtype
+        ctx.transposed, ctx.rows, ctx.shape, ctx.type = transposed, rows, x.shape, x.dtype
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
@@ -162,4 +183,5 @@ class _Next(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             W = weight.to(g.dtype)
             g_x = mm(g, W.T if ctx.transposed else W).view(ctx.shape).to(ctx.type)
-        return g_x, mm(g, B.T), None, None, None, mm(h.T, g), None
+        g_h, g_B = _placed(mm(g, B.T), ctx.rows, h), mm(_columns(h, ctx.rows).T, g)
+        return g_x, g_h, None, None, None, g_B, None, None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bishare.adapters.assembly import Blocks, assemble, rank
+from bishare.adapters.assembly import Blocks, Rows, assemble, stack_of
 from bishare.adapters.base import Adapter, Factors, Slot
 from bishare.adapters.dropout import draw_keep
 from bishare.adapters.frozen import FrozenLinear
@@ -24,8 +24,8 @@ class Ready(NamedTuple):
     """Factors that were assembled before the forward pass (``upfront.py``)."""
 
     A: Tensor  # [R, in], of all siblings
-    ranks: Sequence[int]
-    """Rows of A by sibling; they add up to R."""
+    rows: Sequence[Rows]
+    """The rows of A that each sibling reads."""
     B: Mapping[str, Tensor]
     """Bᵀ [r, out] by slot key, the scale inside."""
     dtype: torch.dtype
@@ -47,22 +47,26 @@ class SharedInput:
         self.slots, self.p = tuple(slots), p
         self.ready: Ready | None = None
         self._input: Tensor | None = None
-        self._waiting: dict[str, Tensor] = {}  # h [tokens, r] by slot key
+        self._h: Tensor | None = None  # [tokens, R]
+        self._waiting: dict[str, Rows] = {}  # by slot key, of the siblings that have not read the input
         self._grad_enabled = False
 
     def product(self, module: "AdaptedWeight", x: Tensor) -> Tensor:
         """The adapted output of one of the siblings for the input [..., in]."""
         slot, dtype = module.slot, product_type(x)
-        if self._input is x and slot.key in self._waiting and self._grad_enabled == torch.is_grad_enabled():
-            h = self._waiting.pop(slot.key)
+        same = self._input is x and self._grad_enabled == torch.is_grad_enabled()
+        if (h := self._h) is not None and same and slot.key in self._waiting:
+            rows = self._waiting.pop(slot.key)
             if not self._waiting:
-                self._input = None
-            return next_product(x, h, module.frozen(), self._b(module, dtype), dtype=dtype)
+                self._input = self._h = None
+            return next_product(x, h, module.frozen(), self._b(module, dtype), rows, dtype=dtype)
         keep = draw_keep(x.shape, self.p, x.device) if self.p and module.training else None
         others = [other for other in self.slots if other is not slot]
-        y, *rest = first_product(x, module.frozen(), self._update(module, others, dtype), keep=keep, dtype=dtype)
-        self._input, self._grad_enabled = x if others else None, torch.is_grad_enabled()
-        self._waiting = {other.key: h for other, h in zip(others, rest, strict=True)}
+        A, B, (own, *rest) = self._update(module, others, dtype)
+        y, h = first_product(x, module.frozen(), LowRank(A, B, own), keep=keep, dtype=dtype)
+        self._input, self._h = (x, h) if others else (None, None)
+        self._grad_enabled = torch.is_grad_enabled()
+        self._waiting = {other.key: rows for other, rows in zip(others, rest, strict=True)}
         return y
 
     def _b(self, module: "AdaptedWeight", dtype: torch.dtype) -> Tensor:
@@ -71,14 +75,17 @@ class SharedInput:
             return ready.B[module.slot.key]
         return _assemble_b(module.adapter.blocks(module.slot), module.slot, dtype)
 
-    def _update(self, module: "AdaptedWeight", others: Sequence[Slot], dtype: torch.dtype) -> LowRank:
-        """The update of the first sibling to read an input, with the rows of A of the others."""
+    def _update(
+        self, module: "AdaptedWeight", others: Sequence[Slot], dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor, Sequence[Rows]]:
+        """For the first sibling to read an input: A of all, its own Bᵀ, and the rows that each reads, its own first."""
         slot = module.slot
         if slot is self.slots[0] and (ready := self._ready(dtype)) is not None:
-            return LowRank(ready.A, ready.B[slot.key], ready.ranks)
+            return ready.A, ready.B[slot.key], ready.rows
         every = [module.adapter.blocks(each) for each in (slot, *others)]
-        A = assemble([block for of_one in every for block in of_one.A], length=slot.in_features, dtype=dtype, side="A")
-        return LowRank(A, _assemble_b(every[0], slot, dtype), [rank(of_one.A) for of_one in every])
+        stack, rows = stack_of([of_one.A for of_one in every])
+        A = assemble(stack, length=slot.in_features, dtype=dtype, side="A")
+        return A, _assemble_b(every[0], slot, dtype), rows
 
     def _ready(self, dtype: torch.dtype) -> Ready | None:
         """What was assembled before, where it is of this type and made under the same gradient mode."""
@@ -88,7 +95,7 @@ class SharedInput:
 
     def __getstate__(self) -> dict[str, Any]:
         # A copied or pickled model starts with nothing pending: activations can be neither copied nor sent.
-        return {**self.__dict__, "_input": None, "_waiting": {}, "ready": None}
+        return {**self.__dict__, "_input": None, "_h": None, "_waiting": {}, "ready": None}
 
 
 def _assemble_b(blocks: Blocks, slot: Slot, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from bishare.adapters.assembly import Block, assemble_each, rank
+from bishare.adapters.assembly import Block, assemble_each, stack_of
 from bishare.adapters.base import Adapter
 from bishare.adapters.linear import AdaptedWeight, Ready, SharedInput, product_type
 from bishare.checkpointing import runs_again
@@ -46,20 +46,17 @@ class Upfront:
             return
         dtype = product_type(self.modules[0].get_parameter("weight"))
         blocks = {slot.key: adapter.blocks(slot) for slot in adapter.slots}
-        every_A = [
-            _Factor([block for slot in its.slots for block in blocks[slot.key].A], its.slots[0].in_features)
-            for its in self.inputs
-        ]
+        stacks, rows = zip(*(stack_of([blocks[slot.key].A for slot in its.slots]) for its in self.inputs), strict=True)
+        every_A = [_Factor(stack, its.slots[0].in_features) for its, stack in zip(self.inputs, stacks, strict=True)]
         every_B = [
             _Factor(blocks[slot.key].B, slot.out_features, blocks[slot.key].scale)
             for its in self.inputs
             for slot in its.slots
         ]
         found_B = iter(_assembled(every_B, dtype, side="B"))
-        for its, A in zip(self.inputs, _assembled(every_A, dtype, side="A"), strict=True):
-            ranks = [rank(blocks[slot.key].A) for slot in its.slots]
+        for its, A, of_each in zip(self.inputs, _assembled(every_A, dtype, side="A"), rows, strict=True):
             B = {slot.key: next(found_B) for slot in its.slots}
-            its.ready = Ready(A, ranks, B, dtype, torch.is_grad_enabled())
+            its.ready = Ready(A, of_each, B, dtype, torch.is_grad_enabled())
 
     def forget(self, *_: Any) -> None:
         """Drop the factors: the next pass has others."""

@@ -75,15 +75,14 @@ class VeRA(Adapter):
         self.reset_parameters()
 
     def parts(self, slot: Slot) -> Mapping[str, Factors]:
-        A = self.d[slot.key].unsqueeze(1) * self.A[:, : slot.in_features]
-        return {"local": Factors(A, self._b(slot) * self.scale)}
+        return {"local": Factors(self.A[:, : slot.in_features], self._b(slot) * self.d[slot.key] * self.scale)}
 
     def blocks(self, slot: Slot) -> Blocks:
-        # Scaling rows by d is a Kronecker product with kernels [1, 1]: nothing of the size of A is kept for backward.
+        # d scales the columns of B, so A is the same for all weights: those that read one input form x Aᵀ once, and A
+        # has no gradient. Scaling by d is a Kronecker product with kernels [1, 1]: nothing more is kept for backward.
         # Under DeepSpeed with bf16 the vectors that forward reads are bf16; the random pair stays fp32.
-        d = self.d[slot.key].to(self.A.dtype)
-        A = Block(self.A[:, : slot.in_features], d.unsqueeze(1), per_rank=True)
-        return Blocks([A], [Block(self._b(slot))], self.scale)
+        d = self.d[slot.key].to(self.B.dtype)
+        return Blocks([Block(self.A)], [Block(self._b(slot), d.unsqueeze(0), per_rank=True)], self.scale)
 
     @override
     def scaled(self, slot: Slot) -> Scaled:

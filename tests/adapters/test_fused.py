@@ -15,6 +15,7 @@ from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.inject import adapter_of, attach
 from bishare.adapters.linear import AdaptedWeight
 from bishare.adapters.lora import LoRAConfig
+from bishare.adapters.vera import VeRAConfig
 
 ModelFactory = Callable[..., PreTrainedModel]
 
@@ -23,6 +24,7 @@ CONFIGS = {
     "aslora": ASLoRAConfig(r=4),
     "slice": BiShareConfig(transform="slice"),
     "gate": BiShareConfig(transform="gate", size=24),
+    "vera": VeRAConfig(r=6),
     # 32 divides by 16 and 56 does not: products that are cut and products that are not.
     **{k: BiShareConfig(size=16, kernel=k) for k in ("shared", "per_rank", "1_r", "r_2", "2_r")},
 }
@@ -142,9 +144,20 @@ def test_autocast_computes_in_its_own_type(base: torch.dtype, tiny_model: ModelF
     assert abs(norm / exact_norm - 1) < 0.1
 
 
-def test_siblings_keep_one_input_and_their_ranks_for_backward(tiny_model: ModelFactory) -> None:
-    attention = one_layer(tiny_model).model.layers[0].self_attn
-    tokens, rank = 500, 4
+@pytest.mark.parametrize(
+    ("config", "columns"),
+    [
+        (LoRAConfig(r=4), 32 + 3 * 4),  # q, k and v each have an A
+        (BiShareConfig(transform="slice", r_local=2, r_intra=3, r_inter=5), 32 + 3 * 2 + 3 + 5),  # the windows are one
+        (VeRAConfig(r=4), 4),  # one A, and no x, because A is not trained
+    ],
+    ids=["lora", "slice", "vera"],
+)
+def test_siblings_keep_one_input_and_each_row_of_a_once_for_backward(
+    config: AdapterConfig, columns: int, tiny_model: ModelFactory
+) -> None:
+    attention = adapted(tiny_model, "llama", config, torch.float64).model.layers[0].self_attn
+    tokens = 500
     x = torch.randn(tokens, 32, dtype=torch.float64, requires_grad=True)
     kept: dict[int, Tensor] = {}
 
@@ -156,4 +169,4 @@ def test_siblings_keep_one_input_and_their_ranks_for_backward(tiny_model: ModelF
         outputs = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
     activations = sum(t.untyped_storage().nbytes() for t in kept.values() if tokens in t.shape) // 8
     assert len(outputs) == 3
-    assert activations == tokens * (32 + 3 * rank)
+    assert activations == tokens * columns

@@ -55,9 +55,11 @@ def test_blocks_are_the_factors_in_value_and_gradient() -> None:
             "B": (assemble(blocks.B, length=slot.out_features, dtype=torch.float32, scale=0.5, side="B"), B.T),
         }
         for side, (assembled, factor) in sides.items():
-            trained = (adapter.d if side == "A" else adapter.b)[slot.key]
             torch.testing.assert_close(assembled, factor, rtol=1e-6, atol=1e-7)
-            mine, wanted = (torch.autograd.grad(x.square().sum(), trained)[0] for x in (assembled, factor))
+            assert assembled.requires_grad == factor.requires_grad == (side == "B")
+        trained = adapter.d[slot.key], adapter.b[slot.key]
+        gradients = [torch.autograd.grad(x.square().sum(), trained) for x in sides["B"]]
+        for mine, wanted in zip(*gradients, strict=True):
             torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -66,12 +68,13 @@ def test_vectors_in_bf16_have_gradients_beside_the_fp32_pair() -> None:
     for p in adapter.parameters():
         p.data = p.data.bfloat16()
     for slot in SLOTS:
-        blocks, (A, _) = adapter.blocks(slot), adapter.factors(slot)
-        assembled = assemble(blocks.A, length=slot.in_features, dtype=torch.float32, side="A")
-        d = adapter.d[slot.key]
-        mine, wanted = (torch.autograd.grad(x.square().sum(), d)[0] for x in (assembled, A))
-        assert mine.dtype == torch.bfloat16
-        torch.testing.assert_close(mine, wanted, rtol=1e-2, atol=1e-2)
+        blocks, (_, B) = adapter.blocks(slot), adapter.factors(slot)
+        assembled = assemble(blocks.B, length=slot.out_features, dtype=torch.float32, side="B")
+        trained = adapter.d[slot.key], adapter.b[slot.key]
+        gradients = [torch.autograd.grad(x.square().sum(), trained) for x in (assembled, B)]
+        for mine, wanted in zip(*gradients, strict=True):
+            assert mine.dtype == torch.bfloat16
+            torch.testing.assert_close(mine, wanted, rtol=1e-2, atol=1e-2)
 
 
 def test_starts_with_d_as_given_and_b_zero() -> None:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from bishare.adapters.assembly import Rows
 from bishare.adapters.dropout import Keep, dropped
-from bishare.adapters.products import mm
+from bishare.adapters.products import mm, mm_over_tokens
 
 
 class Frozen(NamedTuple):
@@ -132,7 +132,7 @@ class _First(torch.autograd.Function):
         g_h = of_siblings
         if gradient is not None:
             g = _flat(gradient, h.dtype)
-            g_B = mm(_columns(h, ctx.rows).T, g)
+            g_B = mm_over_tokens(_columns(h, ctx.rows), g)
             own = _placed(mm(g, B.T), ctx.rows, h)
             g_h = own if g_h is None else g_h + own
         if g_h is None:
@@ -151,7 +151,7 @@ class _First(torch.autograd.Function):
                 update = update if mask is None else dropped(update, mask)
                 g_x = update if g_x is None else g_x.add_(update)
             g_x = g_x.view(ctx.shape).to(ctx.type)
-        g_A = None if read is None else mm(g_h.T, read)
+        g_A = None if read is None else mm_over_tokens(g_h, read)
         return g_x, None, None, None, None, None, g_A, g_B, None, None
 
 
@@ -183,5 +183,5 @@ class _Next(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             W = weight.to(g.dtype)
             g_x = mm(g, W.T if ctx.transposed else W).view(ctx.shape).to(ctx.type)
-        g_h, g_B = _placed(mm(g, B.T), ctx.rows, h), mm(_columns(h, ctx.rows).T, g)
+        g_h, g_B = _placed(mm(g, B.T), ctx.rows, h), mm_over_tokens(_columns(h, ctx.rows), g)
         return g_x, g_h, None, None, None, g_B, None, None

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bishare.adapters import products
-from bishare.adapters.products import mm
+from bishare.adapters.products import mm, mm_over_tokens
 
 needs_onednn = pytest.mark.skipif(not products._HAS_LINEAR, reason="torch was built without oneDNN's linear operator")
 
@@ -68,6 +68,21 @@ def test_without_avx512_onednn_takes_the_thin_ones(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch, "mm", None)
     x, A = torch.randn(600, 40), torch.randn(22, 40)
     torch.testing.assert_close(mm(x, A.T), x @ A.T)
+
+
+@pytest.mark.parametrize("tokens", [0, 5, 512, 1023])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("has_avx512", [False, True])
+def test_a_sum_over_tokens_is_that_of_double_precision(
+    tokens: int, dtype: torch.dtype, has_avx512: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_HAS_AVX512", has_avx512)
+    h, g = torch.randn(tokens, 9).to(dtype), torch.randn(tokens, 24).to(dtype)
+    tolerance = {"rtol": 1e-2, "atol": 1.0} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-4}
+    for columns in (h, h[:, 2:7]):
+        found = mm_over_tokens(columns, g)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found.double(), columns.double().T @ g.double(), **tolerance)
 
 
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,10 +155,11 @@ def _misspelt(missing: Sequence[str], files: Sequence[Path], known_keys: Collect
             group = _load(file)
             for name in filter(None, parent.split(".")):
                 group = group.get(name) if isinstance(group, dict) else None
-            wrong = difflib.get_close_matches(leaf, map(str, group) if isinstance(group, dict) else [], n=1)
-            key = ".".join(filter(None, [parent, *wrong]))
-            if wrong and not any(f"{known}.".startswith(f"{key}.") for known in known_keys):
-                return f"{file}: {key} is not known; did you mean {leaf}?"
+            prefix = f"{parent}." if parent else ""
+            keys = map(str, group) if isinstance(group, dict) else ()
+            unknown = [key for key in keys if not any(f"{k}.".startswith(f"{prefix}{key}.") for k in known_keys)]
+            if wrong := difflib.get_close_matches(leaf, unknown, n=1):
+                return f"{file}: {prefix}{wrong[0]} is not known; did you mean {leaf}?"
     return ""
 
 

@@ -56,7 +56,7 @@ def stack_of(factors: Sequence[Sequence[Block]]) -> tuple[list[Block], list[Rows
     Weights that read one input share the windows of Slice Sharing and the random A of VeRA. What the first reads comes
     first, in its order.
     """
-    blocks: dict[tuple[Any, ...], Block] = {}
+    stack: list[Block] = []
     places: dict[tuple[Any, ...], tuple[int, int]] = {}
     of_each: list[Rows] = []
     end = 0
@@ -65,15 +65,15 @@ def stack_of(factors: Sequence[Sequence[Block]]) -> tuple[list[Block], list[Rows
         for block in factor:
             key = id(block.shared), id(block.kernel), block.start, block.per_rank
             if key not in places:
-                blocks[key] = block
-                places[key] = end, end + rank([block])
+                stack.append(block)
+                places[key] = (end, end + rank([block]))
                 end = places[key][1]
             first, last = places[key]
             if runs and runs[-1][1] == first:
                 first = runs.pop()[0]
             runs.append((first, last))
         of_each.append(tuple(runs))
-    return list(blocks.values()), of_each
+    return stack, of_each
 
 
 def assemble(blocks: Sequence[Block], *, length: int, dtype: torch.dtype, scale: float = 1.0, side: str) -> Tensor:

@@ -36,7 +36,7 @@ class Frozen(NamedTuple):
 
 
 class LowRank(NamedTuple):
-    """The update of a weight that is computed, and the rows of A of the siblings that will be."""
+    """The update of a weight, in a stack with the rows of A that its siblings read."""
 
     A: Tensor  # [R, in]
     B: Tensor  # [r, out]: B transposed, the scale inside
@@ -51,7 +51,7 @@ def first_product(
     Args:
         x: Input [..., in].
         frozen: The weight itself.
-        update: Its update, and the rows of its siblings.
+        update: Its update.
         keep: What dropout leaves of x for the update.
         dtype: Type of all products.
     """

@@ -62,8 +62,8 @@ class SharedInput:
             return next_product(x, h, module.frozen(), self._b(module, dtype), rows, dtype=dtype)
         keep = draw_keep(x.shape, self.p, x.device) if self.p and module.training else None
         others = [other for other in self.slots if other is not slot]
-        A, B, (own, *rest) = self._update(module, others, dtype)
-        y, h = first_product(x, module.frozen(), LowRank(A, B, own), keep=keep, dtype=dtype)
+        update, rest = self._update(module, others, dtype)
+        y, h = first_product(x, module.frozen(), update, keep=keep, dtype=dtype)
         self._input, self._h = (x, h) if others else (None, None)
         self._grad_enabled = torch.is_grad_enabled()
         self._waiting = {other.key: rows for other, rows in zip(others, rest, strict=True)}
@@ -77,15 +77,15 @@ class SharedInput:
 
     def _update(
         self, module: "AdaptedWeight", others: Sequence[Slot], dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, Sequence[Rows]]:
-        """For the first sibling to read an input: A of all, its own Bᵀ, and the rows that each reads, its own first."""
+    ) -> tuple[LowRank, Sequence[Rows]]:
+        """The update of the first sibling to read an input, and the rows of its A that the others read."""
         slot = module.slot
         if slot is self.slots[0] and (ready := self._ready(dtype)) is not None:
-            return ready.A, ready.B[slot.key], ready.rows
+            return LowRank(ready.A, ready.B[slot.key], ready.rows[0]), ready.rows[1:]
         every = [module.adapter.blocks(each) for each in (slot, *others)]
         stack, rows = stack_of([of_one.A for of_one in every])
         A = assemble(stack, length=slot.in_features, dtype=dtype, side="A")
-        return A, _assemble_b(every[0], slot, dtype), rows
+        return LowRank(A, _assemble_b(every[0], slot, dtype), rows[0]), rows[1:]
 
     def _ready(self, dtype: torch.dtype) -> Ready | None:
         """What was assembled before, where it is of this type and made under the same gradient mode."""

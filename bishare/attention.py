@@ -18,9 +18,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from bishare.causal import causal_attention, is_faster, whole
+
 NAME = "bishare_packed"
-SHORT = 512
-"""Documents up to this length take matrix products in half precision on the CPU, where they beat its flash kernel."""
 
 
 def can_pack(model: nn.Module) -> bool:
@@ -32,6 +32,18 @@ def use_packed_attention(model: PreTrainedModel) -> None:
     """Let a decoder whose attention is exchangeable take packs; other models stay as they are."""
     if not model.config.is_encoder_decoder and model._supports_attention_backend and _is_causal(model):
         model.set_attn_implementation(NAME)
+
+
+def quicken_attention(model: nn.Module) -> str | None:
+    """Let a model on the CPU train through :func:`~bishare.causal.causal_attention`, and give the name of what it had.
+
+    None if it stays as it is: in every other respect this attention is transformers' ``sdpa``, so it takes its place
+    alone.
+    """
+    before = getattr(model.config, "_attn_implementation", None) if isinstance(model, PreTrainedModel) else None
+    if isinstance(model, PreTrainedModel) and before == "sdpa" and model.device.type == "cpu":
+        use_packed_attention(model)
+    return before if can_pack(model) and before != NAME else None
 
 
 def _is_causal(model: PreTrainedModel) -> bool:
@@ -83,46 +95,39 @@ def packed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function of transformers' interface; causal inside every document."""
+    fast = dropout == 0.0 and is_faster(query, key, value)
     if documents is None:
+        if fast and _is_whole(module, query, key, attention_mask, kwargs):
+            one = {"lengths": [query.shape[2]], "shared": [0]}
+            return causal_attention(query, key, value, **one, scale=scaling), None
         forward: Any = sdpa_attention_forward
         result: tuple[Tensor, None] = forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return result
+    if fast:
+        lengths, shared = documents.lengths, documents.shared
+        return causal_attention(query, key, value, lengths=lengths, shared=shared, scale=scaling), None
     queries = torch.split(query, documents.lengths, 2)
-    every_key, every_value = _whole(key, documents), _whole(value, documents)
-    short = query.device.type == "cpu" and query.dtype != torch.float32 and dropout == 0.0
+    every_key, every_value = (whole(part, documents.lengths, documents.shared) for part in (key, value))
     outputs = []
     for q, k, v, future in zip(queries, every_key, every_value, documents.future, strict=True):
-        if short and k.shape[2] <= SHORT:
-            output = _by_products(q, k, v, future, scaling)
-        else:
-            # Of a whole document by its name, which has the fastest kernels.
-            mask = {"is_causal": True} if q.shape[2] == k.shape[2] else {"attn_mask": ~future}
-            output = F.scaled_dot_product_attention(
-                q, k, v, **mask, dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-            )
+        # Of a whole document by its name, which has the fastest kernels.
+        mask = {"is_causal": True} if q.shape[2] == k.shape[2] else {"attn_mask": ~future}
+        output = F.scaled_dot_product_attention(
+            q, k, v, **mask, dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+        )
         outputs.append(output.transpose(1, 2))
     return torch.cat(outputs, dim=1), None
 
 
-def _whole(part: Tensor, documents: Documents) -> list[Tensor]:
-    """The keys or values [1, h_kv, shared + length, d] of each document, from those of the pack."""
-    whole: list[Tensor] = []
-    for own, shared in zip(torch.split(part, documents.lengths, 2), documents.shared, strict=True):
-        whole.append(torch.cat((whole[-1][:, :, :shared], own), 2) if shared else own)
-    return whole
-
-
-def _by_products(query: Tensor, key: Tensor, value: Tensor, future: Tensor, scaling: float | None) -> Tensor:
-    """Causal attention of one document by batched matrix products; heads that share a key are rows of one product."""
-    _, heads, n, width = query.shape
-    kv_heads, num_keys = key.shape[1:3]
-    scale = width**-0.5 if scaling is None else scaling
-    rows = (query * scale).reshape(kv_heads, heads // kv_heads * n, width)
-    scores = torch.bmm(rows, key[0].transpose(1, 2)).view(heads, n, num_keys)
-    weights = scores.masked_fill(future, float("-inf")).softmax(-1)
-    return torch.bmm(weights.view(kv_heads, -1, num_keys), value[0]).view(1, heads, n, width)
+def _is_whole(
+    module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, options: Mapping[str, Any]
+) -> bool:
+    """Whether every row is one document without padding, from its beginning."""
+    plain = options.get("is_causal") is None and options.get("position_bias") is None
+    causal = plain and attention_mask is None and getattr(module, "is_causal", False)
+    return causal and query.shape[2] == key.shape[2] > 1
 
 
 AttentionInterface.register(NAME, packed_attention)

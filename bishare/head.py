@@ -2,9 +2,10 @@
 
 Hidden states go through the head only at labelled positions. The gradient of each chunk is formed at once, from
 
-    d loss / d logits = softmax(logits) - one-hot(label)        (softmax in fp32)
+    loss = max(logits) - log max(p) - logits[label]     d loss / d logits = p - one-hot(label)     p = softmax(logits)
 
-so that nothing of vocabulary width outlives its chunk. The head is called as a module, also for the gradient.
+with p in fp32, a few rows at a time so that they stay in the processor's cache, and the gradient written over the
+logits. So nothing of vocabulary width outlives its chunk. The head is called as a module, also for the gradient.
 
 Shapes: m labelled positions, d hidden width, v vocabulary, c rows of a chunk.
 """
@@ -22,8 +23,11 @@ from transformers import PreTrainedModel
 
 from bishare.partitions import is_gathered_late
 
-CHUNK_VALUES = 2**23
-"""Logits in existence at once: 32 MiB in fp32. Smaller chunks make slower matrix products."""
+CHUNK_BYTES = 30 * 2**20
+"""Logits in existence at once. Smaller chunks make slower matrix products; blocks of 32 MiB and more, glibc asks of
+the system anew each time."""
+SLICE_VALUES = 2**20
+"""Logits of which p exists at once, in fp32."""
 
 _plain_heads: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -87,18 +91,22 @@ class _HeadLoss(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         num_correct = wanted.new_zeros(())
         gradients: list[Tensor] = []
-        rows = max(1, CHUNK_VALUES // getattr(head, "out_features", 2**17))
+        width = getattr(head, "out_features", 2**17)
+        rows = max(1, CHUNK_BYTES // (width * hidden.element_size()))
         for first in range(0, len(hidden), rows):
             chunk, labels = hidden[first : first + rows].detach(), wanted[first : first + rows, None]
             with torch.set_grad_enabled(with_gradient):
                 logits = head(chunk.requires_grad_(with_gradient))
-            likelihood = F.log_softmax(logits.detach(), dim=-1, dtype=torch.float32)
-            chosen = likelihood.gather(1, labels)
-            total -= chosen.sum()
-            num_correct += (chosen == likelihood.amax(-1, keepdim=True)).sum()  # argmax takes longer than the softmax
+            few = max(1, SLICE_VALUES // width)
+            for its, label in zip(torch.split(logits.detach(), few), torch.split(labels, few), strict=True):
+                p = torch.softmax(its, -1, dtype=torch.float32)
+                largest, chosen = its.amax(-1, keepdim=True), its.gather(1, label)
+                total += (largest.float() - p.amax(-1, keepdim=True).log() - chosen.float()).sum()
+                num_correct += (chosen == largest).sum()
+                if with_gradient:
+                    its.copy_(p.scatter_add_(1, label, p.new_full(label.shape, -1.0)))
             if with_gradient:
-                likelihood.exp_().scatter_add_(1, labels, -torch.ones_like(labels, dtype=torch.float32))
-                gradients += torch.autograd.grad(logits, chunk, likelihood.to(logits.dtype))
+                gradients += torch.autograd.grad(logits, chunk, logits.detach())
         if with_gradient:
             ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(hidden))
         ctx.mark_non_differentiable(num_correct)

@@ -92,7 +92,7 @@ def test_loss_gradients_and_eight_steps_are_those_of_the_plain_way(
         plain = torch.optim.AdamW(adapter_of(model).parameters(), lr=LEARNING_RATE, weight_decay=0.01)
         losses, gradient = train(model, plain_loss, plain)
 
-    monkeypatch.setattr(bishare.head, "CHUNK_VALUES", 64 * 5)  # the labels of a step in several chunks
+    monkeypatch.setattr(bishare.head, "CHUNK_BYTES", 64 * 5 * 4)  # the labels of a step in several chunks
     model = adapted(tiny_model, transform)
     use_packed_attention(model)
     assert can_pack(model)

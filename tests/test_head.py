@@ -38,11 +38,11 @@ def documents_with_one_prompt() -> tuple[list[Tensor], list[Tensor]]:
     return ids, [torch.where(torch.arange(len(row)) < 11, -100, row) for row in ids]
 
 
-def adapted(tiny_model: ModelFactory, architecture: str, **options: object) -> PreTrainedModel:
+def adapted(tiny_model: ModelFactory, architecture: str, *, window: int | None = None) -> PreTrainedModel:
     model = tiny_model(architecture)
     if architecture == "mistral":
-        model.config.sliding_window = None
-    adapter = attach(model, BiShareConfig(targets=["q", "up", "down"], size=24, **options))
+        model.config.sliding_window = window
+    adapter = attach(model, BiShareConfig(targets=["q", "up", "down"], size=24))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for p in adapter.parameters():
@@ -78,7 +78,7 @@ def reference(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 def test_loss_and_gradients_are_those_of_whole_logits_of_padded_rows(
     architecture: str, variant: str, tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bishare.head, "CHUNK_VALUES", 64 * 5)  # 22 labels in five chunks
+    monkeypatch.setattr(bishare.head, "CHUNK_BYTES", 64 * 5 * 4)  # 22 labels in five chunks
     model = adapted(tiny_model, architecture)
     given = documents_with_one_prompt() if variant == "sharing a prompt" else documents()
     packed = pack(*given)
@@ -167,8 +167,7 @@ def test_a_trainable_head_keeps_its_gradient(tiny_model: ModelFactory) -> None:
 
 
 def test_models_with_attention_windows_get_padded_rows(tiny_model: ModelFactory) -> None:
-    model = adapted(tiny_model, "qwen2")
-    model.config.sliding_window = 8
+    model = adapted(tiny_model, "mistral", window=8)
     use_packed_attention(model)
     assert not can_pack(model)
     packed = pack(*documents())

@@ -144,6 +144,7 @@ class Adapter(nn.Module, ABC):
         self.merged = False
         self.originals: dict[str, Tensor] = {}  # [out, in] by slot key, while merged
         self.thawed: list[str] = []  # names of the base's parameters that were trainable before injection
+        self.attention: str | None = None  # the base's attention before injection, where that changed it
         self.mergeable = nn.ModuleDict()
         if len({slot.key for slot in slots}) != len(slots):
             raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")

@@ -48,7 +48,8 @@ class FrozenLinear(nn.Linear):
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return mm(x.reshape(-1, x.shape[-1]), weight.T, bias).view(*x.shape[:-1], len(weight))
+    y = mm(x.reshape(-1, x.shape[-1]), weight.T, bias)
+    return y if x.dim() == 2 else y.view(*x.shape[:-1], len(weight))  # what a function returns as a view stays as it is
 
 
 class _Product(torch.autograd.Function):

@@ -17,6 +17,7 @@ from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedInput, delta
 from bishare.adapters.norms import quicken_norms, unquicken_norms
 from bishare.adapters.targets import find_slots, siblings
 from bishare.adapters.upfront import Upfront
+from bishare.attention import quicken_attention
 from bishare.errors import UserError
 
 NAME = "bishare"
@@ -66,6 +67,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
     quicken(model)
     quicken_norms(model)
     quicken_mlps(model)
+    adapter.attention = quicken_attention(model)
     setattr(model, HOOKS, Upfront(adapter, _adapted(model)).hook(model))
     model.add_module(NAME, adapter)
     return adapter
@@ -101,6 +103,8 @@ def _detach(model: nn.Module, adapter: Adapter) -> None:
     unquicken(model)
     unquicken_norms(model)
     unquicken_mlps(model)
+    if adapter.attention is not None:
+        model.set_attn_implementation(adapter.attention)  # type: ignore[operator]  # it is a PreTrainedModel
     delattr(model, NAME)
     for name in adapter.thawed:
         model.get_parameter(name).requires_grad_(True)

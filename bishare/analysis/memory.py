@@ -36,8 +36,9 @@ CPU_KERNELS = 500_000_000
 blocks; measured over 80 optimizer steps in bf16, and as much in fp32."""
 GPU_PROCESS = 600 * 2**20
 """Bytes that CUDA and its libraries keep on each GPU; assumed, not measured."""
-HEAD_CHUNK = 2**23
-"""Logits in existence at once (``bishare.head``, which is not imported here: it takes transformers' models along)."""
+HEAD_CHUNK, HEAD_SLICE = 30 * 2**20, 2**20
+"""Bytes of the logits in existence at once, and values of their softmax (``bishare.head``, which is not imported here:
+it takes transformers' models along)."""
 ZERO3_LIVE_VALUES = 1_000_000_000
 """Values that ZeRO-3 lets a process gather at once (DeepSpeed's ``stage3_max_live_parameters``)."""
 
@@ -230,8 +231,8 @@ def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, ra
     reads_norm = [bool(kinds & group) for group in ({"q", "k", "v", "qkv"}, {"gate", "up", "gate_up"})]
     inputs = sum(reads_norm) * a.hidden * (e + mask)
     attention = e * (2 * a.query + 2 * a.key_value)  # query, result, key and value
-    if setup.packing and setup.device == "cpu" and e == 2:  # attention there is plain products, which keep its weights
-        attention += e * a.heads * round(MEAN * setup.max_length)
+    if setup.packing and setup.device == "cpu" and e == 2:  # there (``bishare.causal``) sums of rows, not the result
+        attention += FP32 * a.heads - e * a.query
     attention += (a.query * (e + mask)) if "o" in kinds else 0
     mlp = e * a.mlp_kept * a.intermediate
     mlp += (a.intermediate * (e + mask)) if "down" in kinds else 0
@@ -239,10 +240,9 @@ def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, ra
 
 
 def head_bytes(architecture: Architecture, setup: Setup, *, labels: int) -> int:
-    """Bytes of the head at the labelled positions: logits, softmax in fp32 and gradient, a chunk at a time."""
+    """Bytes of the head at the labelled positions: a chunk of logits, which the gradient replaces, and some softmax."""
     values = labels * architecture.vocabulary
     if setup.zero_stage == 3:  # there in one piece, with softmax and gradient in fp32 apart
         return values * (setup.compute_bytes + 3 * FP32)
     gradients = 2 * labels * architecture.hidden * setup.compute_bytes
-    cast = setup.compute_bytes if setup.compute_bytes < FP32 else 0  # the gradient's, for the way back
-    return min(values, HEAD_CHUNK) * (setup.compute_bytes + FP32 + cast) + gradients
+    return min(values * setup.compute_bytes, HEAD_CHUNK) + min(values, HEAD_SLICE) * FP32 + gradients

@@ -22,8 +22,11 @@ from typing_extensions import override
 from bishare.attention import can_pack, model_inputs, use_packed_attention
 from bishare.data.packing import NO_LABEL, pack
 from bishare.errors import UserError
-from bishare.head import CHUNK_VALUES, head_of
+from bishare.head import head_of
 from bishare.suites.catalog import FOLDER, Suite
+
+CHUNK_VALUES = 2**23
+"""Logits in existence at once: 32 MiB in fp32."""
 
 Request = tuple[tuple[str, str], list[int], list[int]]
 """Texts of context and continuation, and their tokens."""

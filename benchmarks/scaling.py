@@ -99,7 +99,7 @@ def exponent(xs: list[int], ys: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker")
-    parser.add_argument("--pairs", type=int, default=3, help="times that every point is measured")
+    parser.add_argument("--pairs", type=int, default=5, help="times that every point is measured")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()

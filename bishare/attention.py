@@ -47,10 +47,12 @@ def quicken_attention(model: nn.Module) -> str | None:
 
 
 def _is_causal(model: PreTrainedModel) -> bool:
-    """Every attention module is causal over the whole past: no window, no state that runs on between documents."""
+    """Every attention module is causal over the whole past: no window, no choice of keys by an index (DeepSeek-V3.2),
+    no state that runs on between documents."""
     flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
-    windowed = getattr(model.config, "sliding_window", None) is not None
-    return bool(flags) and all(flags) and not windowed and not getattr(model, "_is_stateful", False)
+    config = model.config.get_text_config()
+    chosen = any(getattr(config, name, None) is not None for name in ("sliding_window", "index_topk"))
+    return bool(flags) and all(flags) and not chosen and not getattr(model, "_is_stateful", False)
 
 
 class Documents(NamedTuple):

@@ -6,10 +6,10 @@
 s is the scale of the scores and l the logarithm of a row's sum, which the kernel gives. The kernel's own backward pass
 takes two to four times as long. Documents may go on behind tokens of the one before them (``data/packing.py``).
 
-The exponent comes out of one product, for -l stands in two more columns of s q beside ones in k: it is summed in fp32
-and rounded once, behind the subtraction. Scores that are rounded before would be off by 2^-9 of themselves, which in a
-row with large ones is several per cent of P. What a query doesn't see is left out in the same way: short documents
-stand in one product, with a column for each (:class:`Block`).
+The exponent comes out of one product, for -l / s stands in two more columns of q beside ones in k: it is summed and
+scaled in fp32 and rounded once, behind the subtraction. Scores that are rounded before would be off by 2^-9 of
+themselves, which in a row with large ones is several per cent of P. What a query doesn't see is left out in the same
+way: short documents stand in one product, with a column for each (:class:`Block`).
 
 Kept: q, k, v and l. Shapes: q, do [b, h, n, d], k, v [b, h_kv, n, d], l [b, h_kv, g, n], where h = g h_kv, and heads
 that share a key are rows of one product.
@@ -26,14 +26,14 @@ from torch.autograd.function import once_differentiable
 MAX_QUERIES = 256
 """Queries whose P exists at once, so that it stays in the processor's cache."""
 UNSEEN = -(2.0**14)
-"""Added to the exponent where a query doesn't see a key; a power of two has the same value in every type."""
+"""The exponent where a query doesn't see a key, about."""
 
 
 def is_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether :func:`causal_attention` is faster here than torch's own, and can say the same."""
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     here = query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.bfloat16
-    alike = query.shape[-1] == key.shape[-1] == value.shape[-1]
+    alike = query.shape[-1] == key.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in (query, key, value))
     return trained and here and alike and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
 
 
@@ -98,29 +98,30 @@ class _Causal(torch.autograd.Function):
         q, k, v, log_sums = ctx.saved_tensors
         num_keys = k.shape[1]
         g_q, g_k, g_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)  # strides as theirs
-        high = log_sums.to(q.dtype)
-        minus_l = torch.stack((high, (log_sums - high.float()).to(q.dtype)), -1).neg_()
-        scaled, g_out, by_key = (
-            torch.unflatten(part, 1, (num_keys, -1)) for part in (q * ctx.scale, gradient.transpose(1, 2), g_q)
+        shift = log_sums / -ctx.scale
+        high = shift.to(q.dtype)
+        shifts = torch.stack((high, (shift - high.float()).to(q.dtype)), -1)
+        queries, g_out, by_key = (
+            torch.unflatten(part, 1, (num_keys, -1)) for part in (q, gradient.transpose(1, 2), g_q)
         )
         beside = torch.cat((k, k.new_ones(*k.shape[:-1], 2)), -1)
         for row in range(len(q)):
             for block in ctx.blocks:
                 its = block.queries
-                document = scaled[row, :, :, its], minus_l[row, :, :, its], g_out[row, :, :, its]
+                document = queries[row, :, :, its], shifts[row, :, :, its], g_out[row, :, :, its]
                 keys, values = (
                     part[row, :, block.keys[0]]
                     if len(block.keys) == 1
                     else torch.cat([part[row, :, run] for run in block.keys], 1)
                     for part in (beside, v)
                 )
-                of_queries, *of_others = _of_block(*document, keys, values, block.columns)
+                of_queries, *of_others = _of_block(*document, keys, values, block.columns, ctx.scale)
                 by_key[row, :, :, its] = of_queries
+                sizes = [run.stop - run.start for run in block.keys]
                 for total, more in zip((g_k, g_v), of_others, strict=True):
-                    sizes = [run.stop - run.start for run in block.keys]
                     for run, piece in zip(block.keys, torch.split(more, sizes, 1), strict=True):
                         total[row, :, run] += piece
-        return g_q.mul_(ctx.scale), g_k, g_v, None, None, None
+        return g_q.mul_(ctx.scale), g_k.mul_(ctx.scale), g_v, None, None, None
 
 
 def _mask(length: int, start: int) -> Tensor:
@@ -129,27 +130,35 @@ def _mask(length: int, start: int) -> Tensor:
 
 
 def _of_block(
-    q: Tensor, minus_l: Tensor, g: Tensor, keys: Tensor, values: Tensor, columns: tuple[Tensor, Tensor] | None
+    q: Tensor,
+    shifts: Tensor,
+    g: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    columns: tuple[Tensor, Tensor] | None,
+    scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of a block's queries [h_kv, g, n, d], but for the scale, of its keys and its values [h_kv, m, d].
+    """Gradients of a block's queries [h_kv, g, n, d] and keys, both but for the scale, and values [h_kv, m, d].
 
     Args:
-        q: Scaled queries [h_kv, g, n, d].
-        minus_l: -l as a sum of two [h_kv, g, n, 2].
+        q: Queries [h_kv, g, n, d].
+        shifts: -l / s as a sum of two [h_kv, g, n, 2].
         g: Gradient of the output [h_kv, g, n, d].
         keys: Keys with two columns of ones [h_kv, m, d + 2], the last n those of the queries' own tokens.
         values: [h_kv, m, d].
         columns: As :class:`Block` has them.
+        scale: s.
     """
     num_keys, groups, n, d = q.shape
-    beside = [q, minus_l]
+    beside = [q, shifts]
     if columns is not None:
-        of_queries, of_keys = (part.to(q.dtype) for part in columns)
+        of_queries, of_keys = columns[0].to(q.dtype), (columns[1] / scale).to(q.dtype)
         beside.append(of_queries.expand(num_keys, groups, -1, -1))
         keys = torch.cat((keys, of_keys.expand(num_keys, -1, -1)), -1)
     rows = torch.cat(beside, -1).flatten(1, 2)
     g_rows = g.reshape(num_keys, -1, d)
-    P = torch.bmm(rows, keys.mT).exp_()
+    P = q.new_empty(num_keys, groups * n, keys.shape[1])
+    torch.baddbmm(P, rows, keys.mT, beta=0, alpha=scale, out=P).exp_()
     P.view(num_keys, groups, n, -1).tril_(keys.shape[1] - n)
     dS = torch._softmax_backward_data(torch.bmm(g_rows, values.mT), P, -1, P.dtype)
     g_q = torch.bmm(dS, keys[..., :d]).view(num_keys, groups, n, d)

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from bishare.adapters.frozen import FrozenLinear
 from bishare.partitions import is_gathered_late
 
 CHUNK_BYTES = 30 * 2**20
@@ -93,20 +94,11 @@ class _HeadLoss(torch.autograd.Function):
         gradients: list[Tensor] = []
         width = getattr(head, "out_features", 2**17)
         rows = max(1, CHUNK_BYTES // (width * hidden.element_size()))
-        for first in range(0, len(hidden), rows):
-            chunk, labels = hidden[first : first + rows].detach(), wanted[first : first + rows, None]
-            with torch.set_grad_enabled(with_gradient):
-                logits = head(chunk.requires_grad_(with_gradient))
-            few = max(1, SLICE_VALUES // width)
-            for its, label in zip(torch.split(logits.detach(), few), torch.split(labels, few), strict=True):
-                p = torch.softmax(its, -1, dtype=torch.float32)
-                largest, chosen = its.amax(-1, keepdim=True), its.gather(1, label)
-                total += (largest.float() - p.amax(-1, keepdim=True).log() - chosen.float()).sum()
-                num_correct += (chosen == largest).sum()
-                if with_gradient:
-                    its.copy_(p.scatter_add_(1, label, p.new_full(label.shape, -1.0)))
-            if with_gradient:
-                gradients += torch.autograd.grad(logits, chunk, logits.detach())
+        for chunk, labels in zip(torch.split(hidden.detach(), rows), torch.split(wanted, rows), strict=True):
+            loss, correct, gradient = _of_chunk(head, chunk, labels[:, None], width, with_gradient=with_gradient)
+            total += loss
+            num_correct += correct
+            gradients += [] if gradient is None else [gradient]
         if with_gradient:
             ctx.save_for_backward(torch.cat(gradients) if gradients else torch.zeros_like(hidden))
         ctx.mark_non_differentiable(num_correct)
@@ -117,3 +109,30 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
         (saved,) = ctx.saved_tensors
         return saved * gradient.to(saved.dtype), None, None
+
+
+def _of_chunk(
+    head: nn.Module, hidden: Tensor, labels: Tensor, width: int, *, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Loss and number of likeliest labels [] of some rows [m, d] with labels [m, 1], and the rows' gradient."""
+    total, num_correct = hidden.new_zeros((), dtype=torch.float32), labels.new_zeros(())
+    with torch.set_grad_enabled(with_gradient):
+        chunk = hidden.requires_grad_(with_gradient)
+        logits = head(chunk)
+    # Something else than a product may read its result again.
+    values = logits.detach() if _is_product(head) else logits.detach().clone()
+    rows = max(1, SLICE_VALUES // width)
+    for its, label in zip(torch.split(values, rows), torch.split(labels, rows), strict=True):
+        p = torch.softmax(its, -1, dtype=torch.float32)
+        largest, chosen = its.amax(-1, keepdim=True), its.gather(1, label)
+        total += (largest.float() - p.amax(-1, keepdim=True).log() - chosen.float()).sum()
+        num_correct += (chosen == largest).sum()
+        if with_gradient:
+            its.copy_(p.scatter_add_(1, label, p.new_full(label.shape, -1.0)))
+    return total, num_correct, torch.autograd.grad(logits, chunk, values)[0] if with_gradient else None
+
+
+def _is_product(head: nn.Module) -> bool:
+    """Whether nothing but a product makes the logits, and nothing else looks at them."""
+    hooks = (head._forward_hooks, head._backward_hooks, head._backward_pre_hooks)
+    return type(head) in (nn.Linear, FrozenLinear) and not any(hooks)

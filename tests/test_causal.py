@@ -82,11 +82,12 @@ def test_blocks_hold_several_short_documents_or_a_part_of_a_long_one() -> None:
     assert blocks[4].keys == [slice(7, 12), slice(27, 29)]
 
 
+@pytest.mark.parametrize("d", [64, 80, 128])  # the scale is a power of two for 64 alone
 @pytest.mark.parametrize("spread", [1.0, 4.0])
 @pytest.mark.parametrize("lengths", [[300], [60, 80, 90]])
-def test_gradients_in_bfloat16_are_as_exact_as_those_of_torch(lengths: list[int], spread: float) -> None:
+def test_gradients_in_bfloat16_are_as_exact_as_those_of_torch(lengths: list[int], spread: float, d: int) -> None:
     """Scores of a spread of 16 are where rounding them before the softmax costs several per cent."""
-    q, k, v, g = inputs(sum(lengths), dtype=torch.bfloat16, spread=spread, d=64)
+    q, k, v, g = inputs(sum(lengths), dtype=torch.bfloat16, spread=spread, d=d)
     exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
 
     def by_torch(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -124,6 +125,7 @@ def test_it_is_taken_in_training_in_bfloat16_alone() -> None:
     assert not is_faster(*full)
     assert not is_faster(*(part.detach() for part in half))
     assert not is_faster(half[0], half[1], half[2][..., :4])
+    assert not is_faster(*(part[..., ::2] for part in half))  # the kernel reads neighbours
     with torch.no_grad():
         assert not is_faster(*half)
 
@@ -183,3 +185,18 @@ def test_models_that_are_not_causal_keep_their_attention(tiny_model: Callable[..
     assert model.config._attn_implementation == "sdpa"
     use_packed_attention(model)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_models_that_choose_keys_by_an_index_keep_their_attention(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama")
+    model.config.index_topk = 4
+    attach(model, LoRAConfig(r=2))
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_attention_that_was_changed_after_attaching_stays(tiny_model: Callable[..., PreTrainedModel]) -> None:
+    model = tiny_model("llama")
+    attach(model, LoRAConfig(r=2))
+    model.set_attn_implementation("eager")
+    remove(model)
+    assert model.config._attn_implementation == "eager"

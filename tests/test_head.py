@@ -1,5 +1,6 @@
 """The chunked answer-only head and packs against whole logits of padded rows."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -14,7 +15,7 @@ from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.inject import attach
 from bishare.attention import can_pack, model_inputs, use_packed_attention
 from bishare.data.packing import pack, unpack
-from bishare.head import head_of
+from bishare.head import head_loss, head_of
 from bishare.loss import token_loss
 
 DECODERS = ["llama", "mistral", "qwen2", "gpt2", "gpt_neox"]
@@ -157,6 +158,49 @@ def test_models_that_change_their_logits_keep_their_own_path() -> None:
         assert head_of(model) is None
         batch = unpack(pack(*documents()))
         torch.testing.assert_close(token_loss(model, batch).sum, reference(model, batch), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("change", ["a hook", "a hook that keeps them", "a backward hook", "another module"])
+def test_a_head_whose_logits_somebody_else_reads_keeps_them(change: str) -> None:
+    torch.manual_seed(0)
+    head: nn.Module = nn.Linear(8, 40).requires_grad_(False)
+    kept: list[Tensor] = []
+    if change == "a hook":
+        head.register_forward_hook(lambda module, args, y: y.tanh())
+    elif change == "a hook that keeps them":
+        head.register_forward_hook(lambda module, args, y: kept.append(y.detach()))
+    elif change == "a backward hook":
+        head.register_full_backward_hook(lambda module, g_in, g_out: None)
+    else:
+        head = nn.Sequential(head, nn.Tanh())
+    hidden, wanted = torch.randn(6, 8, requires_grad=True), torch.randint(40, (6,))
+    expected = nn.functional.cross_entropy(head(hidden), wanted, reduction="sum")
+    expected_gradient = torch.autograd.grad(expected, hidden)[0]
+    logits = head(hidden).detach()
+    kept.clear()
+
+    loss, correct = head_loss(head, hidden, wanted)
+
+    torch.testing.assert_close(loss, expected)
+    assert int(correct) == int((logits.argmax(-1) == wanted).sum())
+    torch.testing.assert_close(torch.autograd.grad(loss, hidden)[0], expected_gradient)
+    assert all(torch.equal(one, logits) for one in kept)
+
+
+def test_logits_of_one_chunk_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bishare.head, "CHUNK_BYTES", 40 * 4 * 2)  # two rows
+    head = nn.Linear(8, 40).requires_grad_(False)
+    alive: list[weakref.ref[Tensor]] = []
+    numbers: list[int] = []
+
+    def note(module: nn.Module, args: object, y: Tensor) -> None:
+        numbers.append(sum(one() is not None for one in alive))
+        alive.append(weakref.ref(y))
+
+    head.register_forward_hook(note)
+    head_loss(head, torch.randn(6, 8, requires_grad=True), torch.randint(40, (6,)))
+
+    assert numbers == [0, 0, 0]
 
 
 def test_a_trainable_head_keeps_its_gradient(tiny_model: ModelFactory) -> None:

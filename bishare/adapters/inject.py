@@ -17,7 +17,7 @@ from bishare.adapters.linear import ADAPTED, AdaptedWeight, SharedInput, delta
 from bishare.adapters.norms import quicken_norms, unquicken_norms
 from bishare.adapters.targets import find_slots, siblings
 from bishare.adapters.upfront import Upfront
-from bishare.attention import quicken_attention
+from bishare.attention import can_pack, quicken_attention
 from bishare.errors import UserError
 
 NAME = "bishare"
@@ -103,7 +103,7 @@ def _detach(model: nn.Module, adapter: Adapter) -> None:
     unquicken(model)
     unquicken_norms(model)
     unquicken_mlps(model)
-    if adapter.attention is not None:
+    if adapter.attention is not None and can_pack(model):  # else it was changed since
         model.set_attn_implementation(adapter.attention)  # type: ignore[operator]  # it is a PreTrainedModel
     delattr(model, NAME)
     for name in adapter.thawed:

@@ -4,10 +4,10 @@
 
 Beside ours: PEFT LoRA, and Bi-Share LoRA in the authors' formulation (published.py). Where an adapter is attached,
 bishare also gives the frozen model leaner norms, MLPs and attention, which can make up for the adapter's products; the
-model with these and without an adapter has a row of its own. Some sides at a time take their
-steps in turns with the limit, each in a process of its own, so that a ratio is of neighbouring steps. Every process,
-the limit's too, keeps the memory that it has freed: else the logits of a whole batch, 200 MB and more than once in a
-step, are asked of the system anew each time, a fifth of the limit's step that varies and that no adapter can change.
+model with these and without an adapter has a row of its own. Some sides at a time take their steps in turns with the
+limit, each in a process of its own, so that a ratio is of neighbouring steps. Every process, the limit's too, keeps the
+memory that it has freed: else the logits of a whole batch, 200 MB and more than once in a step, are asked of the system
+anew each time, a fifth of the limit's step that varies and that no adapter can change.
 """
 
 import argparse

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from bishare.data.dealing import deal_by_new_tokens, deal_by_padded_tokens
+from bishare.data.packing import num_shared
 from bishare.data.packing import pack as end_to_end
 from bishare.data.prompts import NO_LABEL, Example
 
@@ -52,11 +54,30 @@ class Examples(Dataset[dict[str, Any]]):
             batch["num_step_labels"] = pack.num_step_labels
         return batch
 
-    def _packed(self, indices: Sequence[int]) -> dict[str, Any]:
+    def deal(self, indices: Sequence[int], num_packs: int, num_devices: int = 1) -> list[list[int]]:
+        """Deal some examples into packs, of which so many at a time run side by side; the costliest pack first."""
+        if self.packing:
+            ids, labels = self._documents(indices)
+            packs = deal_by_new_tokens(
+                [document.tolist() for document in ids],
+                lambda before, place: num_shared(ids[before], ids[place], labels[place]),
+                num_packs,
+                num_devices,
+            )
+        else:
+            packs = deal_by_padded_tokens(self.lengths[indices].tolist(), num_packs)
+        return [[indices[place] for place in pack] for pack in packs]
+
+    def _documents(self, indices: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Tokens and labels of some examples, [length] each."""
         spans = [slice(self.offsets[index], self.offsets[index + 1]) for index in indices]
-        spans.sort(key=lambda span: self.input_ids[span].tolist())  # neighbours share the most tokens
         ids, labels = ([torch.from_numpy(flat[span]) for span in spans] for flat in (self.input_ids, self.labels))
-        return dict(end_to_end(ids, labels))
+        return ids, labels
+
+    def _packed(self, indices: Sequence[int]) -> dict[str, Any]:
+        ids, labels = self._documents(indices)
+        order = sorted(range(len(ids)), key=lambda place: ids[place].tolist())  # neighbours share the most tokens
+        return dict(end_to_end([ids[place] for place in order], [labels[place] for place in order]))
 
     def _padded(self, indices: Sequence[int]) -> dict[str, Any]:
         rows = sorted(indices, key=lambda index: -self.lengths[index])

@@ -159,15 +159,14 @@ class StepData(LightningDataModule, ABC):
         """Cut epochs into steps."""
         self._choose_accumulation(train.lengths)
         steps = StepSampler(
-            train.lengths,
             train.num_labels,
+            train.deal,
             batch_size=self.batch_size,
             accumulation=self.accumulation,
             world_size=self._world_size,
             rank=self._rank,
             seed=self.seed,
             mixture=self._mixture,
-            padded=not train.packing,
         )
         self.steps_per_epoch = steps.num_steps
         return steps

@@ -5,7 +5,7 @@ accumulation; each pack knows the labels of its whole step, so that the loss is 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,10 +14,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from bishare.data.dealing import deal_by_padded_tokens, deal_by_tokens
 from bishare.data.examples import Pack
 from bishare.data.mixture import Mixture
 from bishare.errors import UserError
+
+Deal = Callable[[Sequence[int], int, int], list[list[int]]]
 
 
 def choose_accumulation(
@@ -55,14 +56,13 @@ class StepSampler(DistributedSampler[Pack]):
     step is kept if it fills every pack, and left out otherwise.
 
     Args:
-        lengths: Tokens of every example.
         num_labels: Labels of every example.
+        deal: Deals examples of a step into so many packs, of which so many at a time run side by side.
         batch_size: Examples per optimizer step on all devices.
         accumulation: Micro-batches per optimizer step and device.
         world_size: Number of devices.
         rank: This device's number.
         seed: Seed of the order of examples.
-        padded: Whether the examples of a pack are padded to one length; then a pack holds examples of like lengths.
         mixture: Which examples an epoch holds; by default each once.
 
     Raises:
@@ -71,22 +71,20 @@ class StepSampler(DistributedSampler[Pack]):
 
     def __init__(
         self,
-        lengths: npt.ArrayLike,
         num_labels: npt.ArrayLike,
+        deal: Deal,
         *,
         batch_size: int,
         accumulation: int,
         world_size: int = 1,
         rank: int = 0,
         seed: int = 0,
-        padded: bool = True,
         mixture: Mixture | None = None,
     ) -> None:
-        self.lengths, self.num_labels, self.mixture = np.asarray(lengths), np.asarray(num_labels), mixture
-        self.num_examples = len(self.lengths) if mixture is None else len(mixture)
-        super().__init__(cast(Dataset[Any], self.lengths), num_replicas=world_size, rank=rank, seed=seed)
+        self.num_labels, self.deal, self.mixture = np.asarray(num_labels), deal, mixture
+        self.num_examples = len(self.num_labels) if mixture is None else len(mixture)
+        super().__init__(cast(Dataset[Any], self.num_labels), num_replicas=world_size, rank=rank, seed=seed)
         self.batch_size, self.accumulation = batch_size, accumulation
-        self.deal = deal_by_padded_tokens if padded else deal_by_tokens
         self.start = 0
         """Packs of the epoch to leave out at the front: where a resumed run goes on."""
         self.num_packs = accumulation * world_size
@@ -117,9 +115,9 @@ class StepSampler(DistributedSampler[Pack]):
         for number in range(first_step, self.num_steps):
             step = order[number * self.batch_size : (number + 1) * self.batch_size]
             num_step_labels = int(self.num_labels[step].sum())
-            packs = self.deal(self.lengths[step].tolist(), self.num_packs)
+            packs = self.deal(step.tolist(), self.num_packs, self.num_replicas)
             for pack in packs[self.rank :: self.num_replicas][skip:]:
-                yield Pack(tuple(step[pack].tolist()), num_step_labels)
+                yield Pack(tuple(pack), num_step_labels)
             skip = 0
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from bishare.data.dealing import deal_by_padded_tokens, deal_by_tokens
 from bishare.data.examples import Examples, Pack, count_labels
 from bishare.data.module import PromptData
 from bishare.data.prompts import Example, encode
@@ -124,8 +123,7 @@ class StreamLoader:
                     f"No row of {self.stream.reader.source} has a token of its answer within max_length; raise it."
                 )
         data = self.batch(examples)
-        deal = deal_by_tokens if data.packing else deal_by_padded_tokens
-        packs = deal(data.lengths.tolist(), self.accumulation * self.world_size)
+        packs = data.deal(range(len(data)), self.accumulation * self.world_size, self.world_size)
         num_step_labels = int(data.num_labels.sum())
         return [data[Pack(tuple(pack), num_step_labels)] for pack in packs[self.rank :: self.world_size]]
 

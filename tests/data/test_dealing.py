@@ -1,8 +1,9 @@
 import random
+from itertools import pairwise, takewhile
 
 import pytest
 
-from bishare.data.dealing import deal_by_padded_tokens, deal_by_tokens
+from bishare.data.dealing import deal_by_new_tokens, deal_by_padded_tokens, deal_by_tokens
 
 
 def tokens(lengths, pack):
@@ -57,3 +58,73 @@ def test_padded_packs_waste_less_than_packs_dealt_by_tokens():
     assert sum(padded_tokens(lengths, pack) for pack in by_length) < 0.75 * sum(
         padded_tokens(lengths, pack) for pack in by_tokens
     )
+
+
+class TestNewTokens:
+    """Documents of one of a few beginnings and random tokens of their own."""
+
+    @staticmethod
+    def documents(draw, num_examples, beginnings):
+        return [
+            [*draw.choice(beginnings), *(draw.randint(100, 10**6) for _ in range(draw.randint(1, 30)))]
+            for _ in range(num_examples)
+        ]
+
+    @staticmethod
+    def new_tokens(documents, pack):
+        order = sorted(pack, key=documents.__getitem__)
+        shared = sum(num_alike(documents[a], documents[b]) for a, b in pairwise(order))
+        return sum(len(documents[index]) for index in pack) - shared
+
+    def draws(self):
+        for seed in range(60):
+            draw = random.Random(seed)
+            num_examples = draw.randint(1, 40)
+            beginnings = [[kind] * draw.randint(0, 40) for kind in range(draw.randint(1, 4))]
+            num_devices = draw.choice([1, 1, 2, 4])
+            num_packs = num_devices * draw.randint(1, max(1, num_examples // num_devices))
+            if num_packs <= num_examples:
+                yield self.documents(draw, num_examples, beginnings), num_packs, num_devices
+
+    def deal(self, documents, num_packs, num_devices=1):
+        def num_shared(before, place):
+            return num_alike(documents[before], documents[place])
+
+        return deal_by_new_tokens(documents, num_shared, num_packs, num_devices)
+
+    def test_every_example_is_in_one_pack_none_is_empty_and_the_costliest_comes_first(self):
+        for documents, num_packs, num_devices in self.draws():
+            packs = self.deal(documents, num_packs, num_devices)
+            assert len(packs) == num_packs
+            assert all(packs)
+            assert sorted(index for pack in packs for index in pack) == list(range(len(documents)))
+            costs = [self.new_tokens(documents, pack) for pack in packs]
+            assert costs == sorted(costs, reverse=True)
+
+    def test_devices_take_no_longer_than_with_packs_dealt_by_tokens(self):
+        def time(packs, documents, num_devices):
+            costs = sorted((self.new_tokens(documents, pack) for pack in packs), reverse=True)
+            return sum(costs[::num_devices])
+
+        shorter = 0
+        for documents, num_packs, num_devices in self.draws():
+            even = deal_by_tokens([len(document) for document in documents], num_packs)
+            times = [
+                time(packs, documents, num_devices) for packs in (self.deal(documents, num_packs, num_devices), even)
+            ]
+            assert times[0] <= times[1]
+            shorter += times[0] < times[1]
+        assert shorter > 10
+
+    def test_documents_that_begin_alike_stay_together(self):
+        documents = [[kind] * 50 + [100 + number] for number in range(4) for kind in range(3)]
+        assert [{index % 3 for index in pack} for pack in self.deal(documents, 3)] == [{0}, {1}, {2}]
+
+    def test_devices_that_would_wait_get_packs_of_like_size(self):
+        documents = [[1] * 8 + [2] * 200, [1] * 8 + [3], [1] * 8 + [4], [5] * 200]
+        assert sorted(map(sorted, self.deal(documents, 2, num_devices=2))) == [[0, 1], [2, 3]]
+
+
+def num_alike(before, document):
+    """How many tokens two documents begin with, without the last of the second."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, document[:-1], strict=False)))

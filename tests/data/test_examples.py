@@ -26,3 +26,14 @@ def test_labels_are_counted_after_the_shift():
     examples = Examples([SHORT, LONG, Example([1, 2], [1, 2], cut=False)], pad_token_id=0)
     assert examples.num_labels.tolist() == [1, 5, 1]
     assert count_labels(Example([1], [1], cut=False)) == 0
+
+
+def test_padded_examples_are_dealt_by_length_and_packed_ones_by_how_they_begin():
+    def example(first, length):
+        return Example([first] * 20 + list(range(100, 80 + length)), [NO_LABEL] * 20 + [1] * (length - 20), cut=False)
+
+    rows = [example(first, length) for length in (21, 40) for first in (1, 2)] * 2
+    chosen = [6, 3, 0, 1, 7, 4, 2, 5]  # positions in these are not indices
+    for packing, alike in ((False, [{2, 3, 6, 7}, {0, 1, 4, 5}]), (True, [{0, 2, 4, 6}, {1, 3, 5, 7}])):
+        packs = Examples(rows, pad_token_id=0, packing=packing).deal(chosen, 2)
+        assert sorted(map(sorted, packs)) == sorted(map(sorted, alike))

@@ -4,6 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset, DistributedSampler
 
+from bishare.data.dealing import deal_by_tokens
 from bishare.data.examples import Pack
 from bishare.data.steps import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
 from bishare.errors import UserError
@@ -12,10 +13,15 @@ LENGTHS = [5 + (7 * n) % 61 for n in range(103)]
 LABELS = [1 + n % 9 for n in range(103)]
 
 
-def sampler(*, num_examples=103, batch_size=16, accumulation=2, **options):
+def sampler(*, num_examples=103, batch_size=16, accumulation=2, deal=None, **options):
     return StepSampler(
-        LENGTHS[:num_examples], LABELS[:num_examples], batch_size=batch_size, accumulation=accumulation, **options
+        LABELS[:num_examples], deal or deal_lengths, batch_size=batch_size, accumulation=accumulation, **options
     )
+
+
+def deal_lengths(indices, num_packs, _):
+    packs = deal_by_tokens([LENGTHS[index] for index in indices], num_packs)
+    return [[indices[place] for place in pack] for pack in packs]
 
 
 def steps_of(ranks, epoch, accumulation):
@@ -71,17 +77,20 @@ class TestStepSampler:
         assert len({str(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
 
     def test_devices_that_run_side_by_side_have_nearly_the_same_to_do(self):
-        ranks = [sampler(accumulation=2, world_size=2, rank=rank, padded=False) for rank in range(2)]
+        ranks = [sampler(accumulation=2, world_size=2, rank=rank) for rank in range(2)]
         for pair in zip(ranks[0], ranks[1], strict=True):
             tokens = [sum(LENGTHS[index] for index in pack.indices) for pack in pair]
             assert abs(tokens[0] - tokens[1]) <= max(LENGTHS[index] for pack in pair for index in pack.indices)
 
-    def test_padded_packs_hold_examples_of_like_lengths(self):
-        def padding(padded):
-            packs = [[LENGTHS[index] for index in pack.indices] for pack in sampler(accumulation=4, padded=padded)]
-            return sum(max(pack) * len(pack) - sum(pack) for pack in packs)
+    def test_the_examples_are_dealt_to_all_packs_of_a_step_with_so_many_side_by_side(self):
+        asked = []
 
-        assert padding(True) < 0.6 * padding(False)
+        def deal(indices, num_packs, num_devices):
+            asked.append((len(indices), num_packs, num_devices))
+            return deal_lengths(indices, num_packs, num_devices)
+
+        list(sampler(num_examples=38, accumulation=3, world_size=2, deal=deal))
+        assert asked == [(16, 6, 2), (16, 6, 2), (6, 6, 2)]
 
     def test_any_start_gives_the_rest_of_the_epoch(self):
         steps = sampler(accumulation=3)

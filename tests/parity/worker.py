@@ -59,8 +59,8 @@ class Sentences(LightningDataModule):
         assert self.trainer is not None
         data = self.examples()
         sampler = StepSampler(
-            data.lengths,
             data.num_labels,
+            data.deal,
             batch_size=8,
             accumulation=self.accumulation,
             world_size=self.trainer.world_size,

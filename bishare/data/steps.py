@@ -19,6 +19,7 @@ from bishare.data.mixture import Mixture
 from bishare.errors import UserError
 
 Deal = Callable[[Sequence[int], int, int], list[list[int]]]
+"""From examples, a number of packs and a number of devices to the packs, as ``Examples.deal``."""
 
 
 def choose_accumulation(

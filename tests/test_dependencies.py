@@ -33,4 +33,5 @@ def test_every_import_is_a_declared_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["eval"]]
     names = {normalised(match[0]) for requirement in declared if (match := re.match(r"[\w.-]+", requirement))}
+    assert imported()
     assert imported() <= names, sorted(imported() - names)

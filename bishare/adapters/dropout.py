@@ -1,7 +1,7 @@
-"""Dropout of the update's input: a mask of one byte per value, drawn from 16 random bits per value.
+"""Dropout of the update's input: a mask of one byte per value, drawn on the CPU from 16 random bits per value.
 
 Srivastava et al., 2014. torch draws one float per value on the CPU, in one thread, which takes longer than the
-products that follow; four masks' values from one 64-bit draw by numpy take a tenth of that.
+products that follow; four values from one 64-bit draw by numpy take a tenth of that.
 
     x̂ = x ∘ keep,   update = (x̂ Aᵀ) / (1 - p)  Bᵀ
 

@@ -8,7 +8,7 @@ costliest pack first, so that packs that run side by side on several devices are
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 
 def deal_by_tokens(lengths: Sequence[int], num_packs: int) -> list[list[int]]:
@@ -28,77 +28,83 @@ def deal_by_tokens(lengths: Sequence[int], num_packs: int) -> list[list[int]]:
 def deal_by_padded_tokens(lengths: Sequence[int], num_packs: int) -> list[list[int]]:
     """Cut the examples, sorted by length, where the costliest padded pack is as small as it can be."""
     order = _longest_first(lengths)
-    return _cut(order, lambda first, _: lengths[order[first]], num_packs)
+    return _cut(order, lambda first, last: (last - first + 1) * lengths[order[first]], num_packs)
 
 
 def deal_by_new_tokens(
-    documents: Sequence[list[int]], num_shared: Callable[[int, int], int], num_packs: int, num_devices: int = 1
+    lengths: Sequence[int],
+    order: Sequence[int],
+    num_shared: Callable[[int, int], int],
+    num_packs: int,
+    num_devices: int = 1,
 ) -> list[list[int]]:
-    """Put documents that begin alike together, or deal by tokens if devices would wait longer than that saves.
+    """Put documents that begin alike together, or deal by tokens where that takes the devices no longer.
+
+    A pack computes its new tokens, but holds keys and values of whole documents for a while: one that shares most of
+    its tokens counts as half of all of them, so that none has many more documents than there is memory for.
 
     Args:
-        documents: Tokens of the examples.
+        lengths: Tokens of the documents.
+        order: Their positions, such that those that begin alike are neighbours.
         num_shared: How many tokens the second of two documents need not repeat behind the first.
         num_packs: A multiple of the devices.
         num_devices: Packs that run side by side; the costliest of them takes the time of all.
     """
     shared = cache(num_shared)
-    lengths = [len(document) for document in documents]
+    place_of = {index: place for place, index in enumerate(order)}
+    tokens = [0, *accumulate(lengths[index] for index in order)]  # of all documents before a place
+    spared = [0, *accumulate(shared(*pair) for pair in pairwise(order))]  # by those up to a place
 
-    def by_beginning(pack: Iterable[int]) -> list[int]:
-        return sorted(pack, key=documents.__getitem__)
+    def cost_of_run(first: int, last: int) -> int:
+        whole = tokens[last + 1] - tokens[first]
+        return max(whole - (spared[last] - spared[first]), whole // 2)
 
     def cost(pack: Iterable[int]) -> int:
-        order = by_beginning(pack)
-        return sum(lengths[index] for index in order) - sum(map(shared, order, order[1:]))
+        documents = sorted(pack, key=place_of.__getitem__)
+        return sum(lengths[index] for index in documents) - sum(map(shared, documents, documents[1:]))
 
-    def time(packs: Iterable[list[int]]) -> int:
-        return sum(sorted(map(cost, packs), reverse=True)[::num_devices])
+    def time_and_peak(packs: Iterable[list[int]]) -> tuple[int, int]:
+        costs = sorted(map(cost, packs), reverse=True)
+        return sum(costs[::num_devices]), costs[0]
 
-    order = by_beginning(range(len(documents)))
-    added = [0, *(lengths[index] - shared(before, index) for before, index in pairwise(order))]
-    alike = _cut(order, lambda first, place: added[place] if place > first else lengths[order[place]], num_packs)
-    return sorted(min(alike, deal_by_tokens(lengths, num_packs), key=time), key=cost, reverse=True)
+    deals = deal_by_tokens(lengths, num_packs), _cut(order, cost_of_run, num_packs)
+    return sorted(min(deals, key=time_and_peak), key=cost, reverse=True)
 
 
 def _longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
 
-def _cut(order: Sequence[int], added: Callable[[int, int], int], num_packs: int) -> list[list[int]]:
+def _cut(order: Sequence[int], cost: Callable[[int, int], int], num_packs: int) -> list[list[int]]:
     """Cut an order of examples where the costliest pack is as small as it can be, the costliest pack first.
 
     Args:
         order: Positions of the examples.
-        added: What the example at the second place of the order costs in a pack that begins at the first.
+        cost: Of the pack from one place of the order to another; no smaller for a longer pack.
         num_packs: How many packs to make.
     """
-
-    def cost(pack: range) -> int:
-        return sum(added(pack[0], place) for place in pack)
-
     places = range(len(order))
-    low, high = max(added(place, place) for place in places), cost(places)
+    low, high = max(cost(place, place) for place in places), cost(places[0], places[-1])
     while low < high:
         middle = (low + high) // 2
-        if len(_fill(places, added, middle)) <= num_packs:
+        if len(_fill(places, cost, middle)) <= num_packs:
             high = middle
         else:
             low = middle + 1
-    packs = _fill(places, added, low)
+    packs = _fill(places, cost, low)
     while len(packs) < num_packs:  # the smallest capacity may leave packs over
-        packs.sort(key=lambda pack: (len(pack) > 1, cost(pack)))
+        packs.sort(key=lambda pack: (len(pack) > 1, cost(pack[0], pack[-1])))
         largest = packs.pop()
         packs += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
-    return [[order[place] for place in pack] for pack in sorted(packs, key=cost, reverse=True)]
+    packs.sort(key=lambda pack: cost(pack[0], pack[-1]), reverse=True)
+    return [[order[place] for place in pack] for pack in packs]
 
 
-def _fill(places: range, added: Callable[[int, int], int], capacity: int) -> list[range]:
+def _fill(places: range, cost: Callable[[int, int], int], capacity: int) -> list[range]:
     """Consecutive packs that cost at most ``capacity`` each."""
-    packs, first, total = [], places[0], 0
+    packs, first = [], places[0]
     for place in places:
-        total += added(first, place)
-        if total > capacity and place > first:
+        if place > first and cost(first, place) > capacity:
             packs.append(range(first, place))
-            first, total = place, added(place, place)
+            first = place
     return [*packs, range(first, places[-1] + 1)]

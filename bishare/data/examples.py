@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from bishare.data.dealing import deal_by_new_tokens, deal_by_padded_tokens
-from bishare.data.packing import num_shared
+from bishare.data.packing import alike_together, num_shared
 from bishare.data.packing import pack as end_to_end
 from bishare.data.prompts import NO_LABEL, Example
 
@@ -56,16 +56,18 @@ class Examples(Dataset[dict[str, Any]]):
 
     def deal(self, indices: Sequence[int], num_packs: int, num_devices: int = 1) -> list[list[int]]:
         """Deal some examples into packs, of which so many at a time run side by side; the costliest pack first."""
+        lengths = self.lengths[indices].tolist()
         if self.packing:
             ids, labels = self._documents(indices)
             packs = deal_by_new_tokens(
-                [document.tolist() for document in ids],
+                lengths,
+                alike_together(ids),
                 lambda before, place: num_shared(ids[before], ids[place], labels[place]),
                 num_packs,
                 num_devices,
             )
         else:
-            packs = deal_by_padded_tokens(self.lengths[indices].tolist(), num_packs)
+            packs = deal_by_padded_tokens(lengths, num_packs)
         return [[indices[place] for place in pack] for pack in packs]
 
     def _documents(self, indices: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -76,7 +78,7 @@ class Examples(Dataset[dict[str, Any]]):
 
     def _packed(self, indices: Sequence[int]) -> dict[str, Any]:
         ids, labels = self._documents(indices)
-        order = sorted(range(len(ids)), key=lambda place: ids[place].tolist())  # neighbours share the most tokens
+        order = alike_together(ids)
         return dict(end_to_end([ids[place] for place in order], [labels[place] for place in order]))
 
     def _padded(self, indices: Sequence[int]) -> dict[str, Any]:

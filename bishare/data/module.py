@@ -11,12 +11,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
 
+from bishare.attention import can_pack
 from bishare.data.cache import cached
 from bishare.data.examples import Examples, count_labels
 from bishare.data.mixture import Mixture
 from bishare.data.prompts import Example, LossOn, Prompt, encode, encode_prompts, render_prompt
 from bishare.data.rows import AnyRow, Row, Text, answer_of
 from bishare.data.stepped import StepData
+from bishare.data.steps import StepLoader
 from bishare.errors import UserError
 
 ROWS_PER_CALL = 1000
@@ -29,7 +31,7 @@ class PromptData(StepData):
 
     packing: bool = True
     """Put the examples of a micro-batch end to end in one row, each attending to itself only, instead of padding them;
-    models whose attention cannot be kept apart get padded rows, sorted by length, all the same."""
+    models whose attention cannot be kept apart get padded rows of like lengths all the same."""
     prompt: Prompt = "alpaca"
     """Wording of an instruction: ``alpaca`` or ``chat``, the chat template of the tokenizer."""
     loss_on: LossOn = "answer"
@@ -64,6 +66,23 @@ class PromptData(StepData):
         assert examples is not None, "the split leaves rows to train on"
         self._mixture = self.mixture(rows)
         return examples
+
+    def train_dataloader(self) -> StepLoader:
+        """This rank's micro-batches; the loader goes on inside an epoch after a resume."""
+        self.examples.packing = self._is_packed
+        return super().train_dataloader()
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """This rank's share of the held-out examples; nothing if none are held out."""
+        if self._validation is not None:
+            self._validation.packing = self._is_packed
+        return super().val_dataloader()
+
+    @property
+    def _is_packed(self) -> bool:
+        """Whether packs are asked for, and the model of the run keeps their documents apart."""
+        model = getattr(getattr(self.trainer, "lightning_module", None), "model", None)
+        return self.packing and (model is None or can_pack(model))
 
     def render_prompt(self, instruction: str, input: str = "") -> str:
         """The text that the model reads before it answers."""

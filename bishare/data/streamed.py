@@ -182,7 +182,7 @@ class StreamedData(PromptData):
             tokenise=partial(
                 encode, self.tokenizer, prompt=self.prompt, loss_on=self.loss_on, max_length=self.max_length
             ),
-            batch=partial(Examples, pad_token_id=self.tokenizer.pad_token_id, packing=self.packing),
+            batch=partial(Examples, pad_token_id=self.tokenizer.pad_token_id, packing=self._is_packed),
             batch_size=self.batch_size,
             accumulation=self.accumulation,
             num_steps=self.steps_per_epoch,

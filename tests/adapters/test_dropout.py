@@ -18,6 +18,18 @@ def test_values_are_dropped_with_the_probability_asked_for(p: float) -> None:
     assert keep.factor == pytest.approx(1 / (1 - p), rel=2**-16 / (1 - p))
 
 
+@pytest.mark.parametrize(("p", "kept"), [(2**-18, 1.0), (1 - 2**-18, 2**-16)])
+def test_probabilities_next_to_0_and_1_keep_all_and_nearly_none(p: float, kept: float) -> None:
+    torch.manual_seed(0)
+    keep = draw_keep((1000, 1000), p, CPU)
+    assert keep.factor == 1 / kept
+    assert keep.mask.double().mean().item() == pytest.approx(kept, abs=1e-5)
+
+
+def test_an_empty_input_has_an_empty_mask() -> None:
+    assert draw_keep((0, 7), 0.5, CPU).mask.shape == (0, 7)
+
+
 def test_neighbours_are_dropped_independently() -> None:
     torch.manual_seed(0)
     mask = draw_keep((4000, 500), 0.3, CPU).mask.double().flatten() - 0.7

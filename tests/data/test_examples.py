@@ -37,3 +37,13 @@ def test_padded_examples_are_dealt_by_length_and_packed_ones_by_how_they_begin()
     for packing, alike in ((False, [{2, 3, 6, 7}, {0, 1, 4, 5}]), (True, [{0, 2, 4, 6}, {1, 3, 5, 7}])):
         packs = Examples(rows, pad_token_id=0, packing=packing).deal(chosen, 2)
         assert sorted(map(sorted, packs)) == sorted(map(sorted, alike))
+
+
+def test_packs_of_documents_that_begin_alike_are_for_devices_that_need_not_wait():
+    rows = [
+        Example(ids, [NO_LABEL] * (len(ids) - 1) + ids[-1:], cut=False)
+        for ids in ([1] * 60, [2] * 8 + [3] * 92, [2] * 8 + [4] * 52)
+    ]
+    examples = Examples(rows, pad_token_id=0, packing=True)
+    assert sorted(map(sorted, examples.deal(range(3), 2, num_devices=1))) == [[0], [1, 2]]
+    assert sorted(map(sorted, examples.deal(range(3), 2, num_devices=2))) == [[0, 2], [1]]

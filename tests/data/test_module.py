@@ -1,11 +1,12 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PreTrainedModel
 
 from bishare.data.module import PromptData
 from bishare.data.packing import unpack
@@ -79,6 +80,23 @@ def test_every_batch_of_a_step_carries_the_labels_of_the_step(make):
         step = batches[start : start + data.accumulation]
         total = sum(int((batch["labels"][:, 1:] != NO_LABEL).sum()) for batch in step)
         assert {batch["num_step_labels"] for batch in step} == {total}
+
+
+def test_a_model_that_cannot_keep_documents_apart_gets_padded_rows(make):
+    data = make()
+    windowed = PreTrainedModel(LlamaConfig())  # its attention was not exchanged
+    data.trainer = SimpleNamespace(
+        lightning_module=SimpleNamespace(model=windowed),
+        world_size=1,
+        global_rank=0,
+        max_steps=1,
+        accumulate_grad_batches=1,
+    )
+    data.setup("fit")
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        batch = next(iter(loader))
+        assert "lengths" not in batch
+        assert batch["attention_mask"].sum(1).tolist() == sorted(batch["attention_mask"].sum(1).tolist())[::-1]
 
 
 def test_validation_batches_have_no_step(make):

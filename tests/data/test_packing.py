@@ -2,7 +2,7 @@
 
 import torch
 
-from bishare.data.packing import FEWEST_SHARED, NO_LABEL, num_shared, pack, unpack
+from bishare.data.packing import FEWEST_SHARED, NO_LABEL, alike_together, num_shared, pack, unpack
 
 IDS = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
 LABELS = [torch.tensor([NO_LABEL, 6, 7]), torch.tensor([8, 9])]
@@ -45,6 +45,12 @@ def test_what_a_document_shares_with_the_one_before_it_stands_there_once() -> No
             row.tolist() for row in rows
         ]
     assert whole["attention_mask"].sum(1).tolist() == [len(row) for row in ids]
+
+
+def test_documents_that_begin_alike_are_neighbours() -> None:
+    documents = [[256, 1], [1, 256], [256], [2], [1, 2, 3], [256, 1], [1, 65536]]
+    order = alike_together([torch.tensor(document, dtype=torch.int32) for document in documents])
+    assert order == sorted(range(len(documents)), key=documents.__getitem__)
 
 
 def test_a_position_that_predicts_a_label_is_never_shared() -> None:

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from bishare.data.examples import Examples
 from bishare.data.prompts import NO_LABEL
 from bishare.data.streamed import StreamedData
 from bishare.errors import UserError
@@ -29,7 +30,7 @@ def path(tmp_path):
 def make(path, tokenizer):
     def make(*, max_steps=12, world_size=1, rank=0, **options):
         fixed = {"batch_size": 8, "tokens_per_micro_batch": 128, "num_validation": 5, "shuffle_rows": 16}
-        data = StreamedData(str(path), tokenizer=tokenizer, packing=False, **{**fixed, **options})
+        data = StreamedData(str(path), tokenizer=tokenizer, **{"packing": False, **fixed, **options})
         data.trainer = SimpleNamespace(
             max_steps=max_steps, world_size=world_size, global_rank=rank, accumulate_grad_batches=1, overfit_batches=0
         )
@@ -83,6 +84,19 @@ def test_devices_share_the_steps_of_one(make, tokenizer):
     ranks = [make(world_size=2, rank=rank) for rank in range(2)]
     shared = steps_of(tokenizer, [rank.train_dataloader() for rank in ranks], ranks[0].accumulation)
     assert shared == steps_of(tokenizer, [alone.train_dataloader()], alone.accumulation)
+
+
+def test_packed_documents_are_dealt_for_devices_that_run_side_by_side(make, monkeypatch):
+    asked = []
+
+    def deal(self, indices, num_packs, num_devices):
+        asked.append((num_packs, num_devices))
+        return [list(indices[start::num_packs]) for start in range(num_packs)]
+
+    monkeypatch.setattr(Examples, "deal", deal)
+    data = make(world_size=2, packing=True, max_steps=1)
+    assert all("lengths" in batch for batch in data.train_dataloader())
+    assert asked == [(2 * data.accumulation, 2)]
 
 
 def test_any_position_is_resumed_exactly(make, tokenizer):

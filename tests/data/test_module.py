@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from bishare.data.module import PromptData
 from bishare.data.packing import unpack
@@ -84,9 +84,10 @@ def test_every_batch_of_a_step_carries_the_labels_of_the_step(make):
 
 def test_a_model_that_cannot_keep_documents_apart_gets_padded_rows(make):
     data = make()
-    windowed = PreTrainedModel(LlamaConfig())  # its attention was not exchanged
+    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    unchanged = LlamaForCausalLM(config)  # its attention was not exchanged
     data.trainer = SimpleNamespace(
-        lightning_module=SimpleNamespace(model=windowed),
+        lightning_module=SimpleNamespace(model=unchanged),
         world_size=1,
         global_rank=0,
         max_steps=1,

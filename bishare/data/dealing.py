@@ -28,7 +28,7 @@ def deal_by_tokens(lengths: Sequence[int], num_packs: int) -> list[list[int]]:
 def deal_by_padded_tokens(lengths: Sequence[int], num_packs: int) -> list[list[int]]:
     """Cut the examples, sorted by length, where the costliest padded pack is as small as it can be."""
     order = _longest_first(lengths)
-    return _cut(order, lambda first, last: (last - first + 1) * lengths[order[first]], num_packs)
+    return _cut(order, lambda pack: len(pack) * lengths[order[pack[0]]], num_packs)
 
 
 def deal_by_new_tokens(
@@ -55,36 +55,35 @@ def deal_by_new_tokens(
     tokens = [0, *accumulate(lengths[index] for index in order)]  # of all documents before a place
     spared = [0, *accumulate(shared(*pair) for pair in pairwise(order))]  # by those up to a place
 
-    def cost_of_run(first: int, last: int) -> int:
-        whole = tokens[last + 1] - tokens[first]
-        return max(whole - (spared[last] - spared[first]), whole // 2)
+    def cost_of_run(pack: range) -> int:
+        whole = tokens[pack.stop] - tokens[pack.start]
+        return max(whole - (spared[pack[-1]] - spared[pack.start]), whole // 2)
 
     def cost(pack: Iterable[int]) -> int:
         documents = sorted(pack, key=place_of.__getitem__)
         return sum(lengths[index] for index in documents) - sum(map(shared, documents, documents[1:]))
 
-    def time_and_peak(packs: Iterable[list[int]]) -> tuple[int, int]:
-        costs = sorted(map(cost, packs), reverse=True)
-        return sum(costs[::num_devices]), costs[0]
+    def time_and_peak(packs: Sequence[list[int]]) -> tuple[int, int]:
+        return sum(map(cost, packs[::num_devices])), cost(packs[0])
 
     deals = deal_by_tokens(lengths, num_packs), _cut(order, cost_of_run, num_packs)
-    return sorted(min(deals, key=time_and_peak), key=cost, reverse=True)
+    return min((sorted(packs, key=cost, reverse=True) for packs in deals), key=time_and_peak)
 
 
 def _longest_first(lengths: Sequence[int]) -> list[int]:
     return sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
 
-def _cut(order: Sequence[int], cost: Callable[[int, int], int], num_packs: int) -> list[list[int]]:
+def _cut(order: Sequence[int], cost: Callable[[range], int], num_packs: int) -> list[list[int]]:
     """Cut an order of examples where the costliest pack is as small as it can be, the costliest pack first.
 
     Args:
         order: Positions of the examples.
-        cost: Of the pack from one place of the order to another; no smaller for a longer pack.
+        cost: Of a pack, given by its places in the order; no smaller for a longer one.
         num_packs: How many packs to make.
     """
     places = range(len(order))
-    low, high = max(cost(place, place) for place in places), cost(places[0], places[-1])
+    low, high = max(cost(places[place : place + 1]) for place in places), cost(places)
     while low < high:
         middle = (low + high) // 2
         if len(_fill(places, cost, middle)) <= num_packs:
@@ -93,18 +92,17 @@ def _cut(order: Sequence[int], cost: Callable[[int, int], int], num_packs: int) 
             low = middle + 1
     packs = _fill(places, cost, low)
     while len(packs) < num_packs:  # the smallest capacity may leave packs over
-        packs.sort(key=lambda pack: (len(pack) > 1, cost(pack[0], pack[-1])))
+        packs.sort(key=lambda pack: (len(pack) > 1, cost(pack)))
         largest = packs.pop()
         packs += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
-    packs.sort(key=lambda pack: cost(pack[0], pack[-1]), reverse=True)
-    return [[order[place] for place in pack] for pack in packs]
+    return [[order[place] for place in pack] for pack in sorted(packs, key=cost, reverse=True)]
 
 
-def _fill(places: range, cost: Callable[[int, int], int], capacity: int) -> list[range]:
+def _fill(places: range, cost: Callable[[range], int], capacity: int) -> list[range]:
     """Consecutive packs that cost at most ``capacity`` each."""
     packs, first = [], places[0]
     for place in places:
-        if place > first and cost(first, place) > capacity:
-            packs.append(range(first, place))
+        if place > first and cost(places[first : place + 1]) > capacity:
+            packs.append(places[first:place])
             first = place
-    return [*packs, range(first, places[-1] + 1)]
+    return [*packs, places[first:]]

@@ -78,11 +78,12 @@ def theirs(path: Path, base: str, dtype: str, folder: Path) -> None:
     import peft
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
-    # Of bishare only what does not import Lightning, which would count as the Trainer's memory.
-    from bishare.bases import load_base, load_tokenizer
     from bishare.data.examples import count_labels
     from bishare.data.prompts import encode
-    from bishare.data.reading import read_rows
+    from bishare.data.row_files import read_rows
+
+    # Of bishare only what does not import Lightning, which would count as the Trainer's memory.
+    from bishare.models.loading import load_base, load_tokenizer
 
     clock, tokenizer = Clock(), load_tokenizer(base)
 

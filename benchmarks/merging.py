@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from bishare.adapters.aslora import ASLoRAConfig
-from bishare.adapters.assembly import assemble
 from bishare.adapters.base import Adapter, AdapterConfig, Slot
 from bishare.adapters.bishare import BiShareConfig
+from bishare.ops.assembly import assemble
 from callbacks import AdaptiveMerging
 
 METHODS: dict[str, AdapterConfig] = {

@@ -32,13 +32,13 @@ def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
 
     from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
-    from bishare.adapters.frozen import quicken
-    from bishare.adapters.gated import quicken_mlps
-    from bishare.adapters.inject import attach
     from bishare.adapters.lora import LoRAConfig
-    from bishare.adapters.norms import quicken_norms
-    from bishare.attention import quicken_attention
-    from bishare.bases import load_base
+    from bishare.models.attach import attach
+    from bishare.models.loading import load_base
+    from bishare.models.packed_attention import quicken_attention
+    from bishare.ops.frozen_linear import quicken
+    from bishare.ops.rms_norm import quicken_norms
+    from bishare.ops.swiglu import quicken_mlps
 
     model = load_base(base, dtype=dtype).requires_grad_(False).train()
     configs = {

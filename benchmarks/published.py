@@ -16,9 +16,9 @@ from torch.nn import functional as F
 
 from bishare.adapters.base import Slot
 from bishare.adapters.bishare import BiShare
-from bishare.adapters.fused import plain_product
-from bishare.adapters.linear import AdaptedWeight
 from bishare.adapters.transforms import Gate, Kronecker, Slice
+from bishare.models.adapted_linear import AdaptedWeight
+from bishare.ops.lora_linear import plain_product
 
 
 def use_published_passes(model: nn.Module) -> None:

@@ -58,11 +58,11 @@ def train(point: Point, *, steps: int) -> list[float]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from bishare.adapters.bishare import BiShareConfig
-    from bishare.adapters.inject import attach
-    from bishare.attention import use_packed_attention
     from bishare.data.packing import pack
-    from bishare.loss import token_loss
-    from bishare.optimization import adamw, parameter_groups
+    from bishare.models.attach import attach
+    from bishare.models.packed_attention import use_packed_attention
+    from bishare.training.loss import token_loss
+    from bishare.training.optimization import adamw, parameter_groups
 
     config = LlamaConfig(
         vocab_size=512, hidden_size=128, intermediate_size=384, num_hidden_layers=point.layers,

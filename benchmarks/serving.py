@@ -78,7 +78,7 @@ def peft_of(model: Any) -> tuple[Any, list[str]]:
 def worker(side: str, base: str, dtype: str, new_tokens: int, repeats: int) -> None:
     import torch
 
-    from bishare.bases import load_base
+    from bishare.models.loading import load_base
 
     torch.manual_seed(0)
     model: Any = load_base(base, dtype=dtype).requires_grad_(False)

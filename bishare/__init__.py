@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
     from bishare.adapters.checkpoint import load_adapter, save_adapter
-    from bishare.adapters.inject import attach, merge, remove, unmerge
     from bishare.adapters.lora import LoRAConfig
     from bishare.adapters.vblora import VBLoRAConfig
     from bishare.adapters.vera import VeRAConfig
-    from bishare.classification import ClassificationModule
-    from bishare.module import BiShareModule
+    from bishare.models.attach import attach, merge, remove, unmerge
     from bishare.serving.pool import AdapterPool
+    from bishare.training.classification import ClassificationModule
+    from bishare.training.module import BiShareModule
 
 __version__ = "0.1.0"
 
@@ -39,17 +39,17 @@ _MODULES = {
     "ASLoRAConfig": "bishare.adapters.aslora",
     "AdapterPool": "bishare.serving.pool",
     "BiShareConfig": "bishare.adapters.bishare",
-    "BiShareModule": "bishare.module",
-    "ClassificationModule": "bishare.classification",
+    "BiShareModule": "bishare.training.module",
+    "ClassificationModule": "bishare.training.classification",
     "LoRAConfig": "bishare.adapters.lora",
     "VBLoRAConfig": "bishare.adapters.vblora",
     "VeRAConfig": "bishare.adapters.vera",
-    "attach": "bishare.adapters.inject",
+    "attach": "bishare.models.attach",
     "load_adapter": "bishare.adapters.checkpoint",
-    "merge": "bishare.adapters.inject",
-    "remove": "bishare.adapters.inject",
+    "merge": "bishare.models.attach",
+    "remove": "bishare.models.attach",
     "save_adapter": "bishare.adapters.checkpoint",
-    "unmerge": "bishare.adapters.inject",
+    "unmerge": "bishare.models.attach",
 }
 
 __getattr__, __dir__ = lazy(globals(), _MODULES)

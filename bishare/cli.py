@@ -31,18 +31,22 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "fit": Command("train an adapter", "bishare.lightning_cli:run"),
-    "validate": Command("measure loss and accuracy on the validation data", "bishare.lightning_cli:run"),
-    "test": Command("the same as validate: there is no third split", "bishare.lightning_cli:run"),
-    "predict": Command("write answers to the prompts of the data", "bishare.lightning_cli:run"),
-    "preview": Command("show training examples as the model sees them", "bishare.preview:run"),
-    "export": Command("write an adapter as a PEFT LoRA or a full model", "bishare.export:run"),
-    "evaluate": Command("score an adapter on commonsense, MMLU or GSM8K questions", "bishare.evaluate:run"),
-    "analyze": Command("look inside an adapter: similarity, ranks, levels", "bishare.analyze:run"),
-    "compare": Command("train several methods alike; write a table and a plot", "bishare.compare.command:run"),
-    "capacity": Command("count the adapters that fit into a budget of memory", "bishare.capacity:run"),
+    "fit": Command("train an adapter", "bishare.commands.fit:run"),
+    "validate": Command("measure loss and accuracy on the validation data", "bishare.commands.fit:run"),
+    "test": Command("the same as validate: there is no third split", "bishare.commands.fit:run"),
+    "predict": Command("write answers to the prompts of the data", "bishare.commands.fit:run"),
+    "preview": Command("show training examples as the model sees them", "bishare.commands.preview:run"),
+    "export": Command("write an adapter as a PEFT LoRA or a full model", "bishare.commands.export.command:run"),
+    "evaluate": Command(
+        "score an adapter on commonsense, MMLU or GSM8K questions", "bishare.commands.evaluate.command:run"
+    ),
+    "analyze": Command("look inside an adapter: similarity, ranks, levels", "bishare.commands.analyze.command:run"),
+    "compare": Command("train several methods alike; write a table and a plot", "bishare.commands.compare.command:run"),
+    "capacity": Command("count the adapters that fit into a budget of memory", "bishare.commands.capacity.command:run"),
     "plan": Command(
-        "count parameters and estimate memory and files, before any download", "bishare.plan:run", only_shapes=True
+        "count parameters and estimate memory and files, before any download",
+        "bishare.commands.plan.command:run",
+        only_shapes=True,
     ),
 }
 
@@ -74,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.meta_path.insert(0, _OurCallbacks())
         gc.disable()  # importing thousands of modules sets off collections that free nothing and take a second
         if arguments is None and COMMANDS[name].only_shapes:  # this process ends with the command
-            lean = importlib.import_module("bishare.lean")
+            lean = importlib.import_module("bishare.commands.lean_imports")
             return int(lean.run(lambda: _load(name)(name, rest)))
         run = _load(name)
         if arguments is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bishare.adapters.checkpoint import save_adapter
-from bishare.partitions import full_fp32
+from bishare.distributed.partitions import full_fp32
 from callbacks.run import adapter_folder, adapter_of, base_of, head_of
 
 

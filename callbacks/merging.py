@@ -1,7 +1,7 @@
 """Merges layers that grow alike while they train: ASLoRA's adaptive merging, for every method with mergeable groups.
 
 Hu et al., 2024 (arXiv:2412.10135), section 3: shared training until ``start``, then one merge per group at every
-event, then final optimisation. Which pair merges is decided in ``bishare.analysis.merging``.
+event, then final optimisation. Which pair merges is decided in ``bishare.adapters.merging``.
 """
 
 import json
@@ -19,9 +19,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter
-from bishare.adapters.groups import MergeableGroup
-from bishare.analysis.merge_log import FILE, MergeRecord
-from bishare.analysis.merging import (
+from bishare.adapters.mergeable_groups import MergeableGroup
+from bishare.adapters.merging import (
     Candidates,
     Metric,
     Order,
@@ -34,10 +33,11 @@ from bishare.analysis.merging import (
     merges_to_count,
     merges_to_groups,
 )
+from bishare.analysis.merge_log import FILE, MergeRecord
 from bishare.analysis.parameters import num_lora_values, num_values
-from bishare.analysis.sharing import Tie, merge_tree, owners_of, sharing_map
+from bishare.analysis.plots.sharing import Tie, merge_tree, owners_of, sharing_map
+from bishare.distributed.partitions import full_fp32
 from bishare.errors import UserError
-from bishare.partitions import full_fp32
 from callbacks.run import adapter_of, run_folder, tensorboards
 
 

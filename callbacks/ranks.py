@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from bishare.adapters.base import Slot
-from bishare.analysis.heatmaps import heat_map
 from bishare.analysis.levels import measure_levels
+from bishare.analysis.plots.heatmaps import heat_map
 from bishare.analysis.ranks import UpdateRank
 from bishare.errors import UserError
 from callbacks.run import adapter_of, tensorboards

@@ -10,7 +10,7 @@ from torch import nn
 
 from bishare.adapters.base import Adapter
 from bishare.errors import UserError
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 
 
 def adapter_of(pl_module: LightningModule) -> Adapter:

@@ -9,11 +9,11 @@ import torch
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import read_adapter, save_adapter
-from bishare.adapters.inject import attach
 from bishare.adapters.lora import LoRAConfig
-from bishare.analyze import Options, analyze
-from bishare.bases import load_base
 from bishare.cli import main
+from bishare.commands.analyze.command import Options, analyze
+from bishare.models.attach import attach
+from bishare.models.loading import load_base
 from tests.byte_base import write_byte_base
 from tests.randomised import randomise
 
@@ -52,7 +52,7 @@ def rows(tmp_path: Path) -> str:
 def test_the_command_needs_no_base_and_writes_beside_the_adapter(
     kronecker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bishare.analyze.load_base", None)
+    monkeypatch.setattr("bishare.commands.analyze.command.load_base", None)
     assert main(["analyze", "--adapter", kronecker]) == 0
     folder = tmp_path / "run" / "analysis"
     found = json.loads((folder / "analysis.json").read_text())
@@ -90,9 +90,9 @@ def test_given_text_adds_outputs_and_losses_and_another_adapter_distances(
 
 def test_the_loss_is_that_of_validation(kronecker: str, rows: str, base: str) -> None:
     from bishare.adapters.checkpoint import load_adapter
-    from bishare.bases import load_tokenizer
     from bishare.data.prompts import encode
-    from bishare.data.reading import read_rows
+    from bishare.data.row_files import read_rows
+    from bishare.models.loading import load_tokenizer
 
     losses = analyze(Options(adapter=kronecker, data=rows)).losses
     assert losses is not None

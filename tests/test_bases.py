@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bishare.bases import load_base, load_base_config, load_tokenizer
 from bishare.errors import UserError
+from bishare.models.loading import load_base, load_base_config, load_tokenizer
 
 TINY = LlamaConfig(
     vocab_size=32,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from lightning.pytorch import Trainer
 
-from bishare.builds import ABANDONED, OPERATOR, refuse_abandoned_build
 from bishare.deepspeed import BiShareDeepSpeed
+from bishare.distributed.deepspeed_build import ABANDONED, OPERATOR, refuse_abandoned_build
 from bishare.errors import UserError
 
 

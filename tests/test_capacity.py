@@ -9,11 +9,11 @@ import torch
 from bishare import capacity
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.targets import find_slots
 from bishare.adapters.vera import VeRAConfig
-from bishare.architectures import build_on_meta
 from bishare.cli import main
-from bishare.plan import build_adapter
+from bishare.commands.plan.command import build_adapter
+from bishare.models.architectures import build_on_meta
+from bishare.models.targets import find_slots
 
 TINY = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 32,
@@ -101,7 +101,7 @@ def test_switching_gives_the_factors_of_the_adapter(tmp_path: Path) -> None:
     from transformers import LlamaConfig
 
     from bishare.adapters.checkpoint import read_adapter, save_adapter
-    from bishare.serving.compact import Layout
+    from bishare.serving.compact_adapter import Layout
     from tests.randomised import randomise
 
     config = BiShareConfig(size=8)

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-import bishare.causal
+import bishare.ops.causal_attention
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach, merge_and_remove, remove
 from bishare.adapters.lora import LoRAConfig
-from bishare.attention import NAME, use_packed_attention
-from bishare.causal import blocks_of, causal_attention, is_faster
+from bishare.models.attach import attach, merge_and_remove, remove
+from bishare.models.packed_attention import NAME, use_packed_attention
+from bishare.ops.causal_attention import blocks_of, causal_attention, is_faster
 from tests.reference.attention_reference import attention
 
 PACKS = {
@@ -43,7 +43,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(bishare.causal, "MAX_QUERIES", 8)
+    monkeypatch.setattr(bishare.ops.causal_attention, "MAX_QUERIES", 8)
     blocks_of.cache_clear()
     yield
     blocks_of.cache_clear()
@@ -144,7 +144,7 @@ def test_an_attached_model_trains_as_without_it(
         mask[0, 15:] = 0
     calls: list[int] = []
     monkeypatch.setattr(
-        "bishare.attention.causal_attention", lambda *a, **k: calls.append(1) or causal_attention(*a, **k)
+        "bishare.models.packed_attention.causal_attention", lambda *a, **k: calls.append(1) or causal_attention(*a, **k)
     )
     losses, gradients = [], []
     for implementation in (NAME, "sdpa"):

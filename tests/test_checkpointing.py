@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
-from bishare.checkpointing import checkpoint_layers, runs_again
+from bishare.models.activation_checkpointing import checkpoint_layers, runs_again
+from bishare.models.attach import attach
 
 
 class OfAnOlderRelease(nn.Module):

@@ -17,14 +17,14 @@ from transformers import AutoModelForSequenceClassification
 
 import callbacks
 from bishare import load_adapter
-from bishare.architectures import build_on_meta, find_architecture
-from bishare.classification import classification_loss, glue_metrics
 from bishare.cli import main
+from bishare.commands.config.settings import is_classification, read_settings
+from bishare.commands.fit import BiShareCLI
+from bishare.commands.plan.command import build_adapter, make_plan
 from bishare.data.glue import TASKS
 from bishare.errors import UserError
-from bishare.lightning_cli import BiShareCLI
-from bishare.plan import build_adapter, make_plan
-from bishare.settings import is_classification, read_settings
+from bishare.models.architectures import build_on_meta, find_architecture
+from bishare.training.classification import classification_loss, glue_metrics
 from tests.glue_base import save_base, save_task
 
 ROOT = Path(__file__).parents[1]

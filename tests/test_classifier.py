@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertConfig, DistilBertConfig, LlamaConfig, RobertaConfig
 
-from bishare.adapters.inject import attach
 from bishare.adapters.lora import LoRAConfig
-from bishare.classifier import head_modules, head_parameters, train_head
+from bishare.models.attach import attach
+from bishare.models.classifier import head_modules, head_parameters, train_head
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 32}
 CONFIGS = {

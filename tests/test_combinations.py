@@ -9,10 +9,10 @@ import pytest
 from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrategy
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.combinations import check_combination
 from bishare.deepspeed import BiShareDeepSpeed
 from bishare.errors import UserError
-from bishare.module import BiShareModule
+from bishare.training.compatibility import check_combination
+from bishare.training.module import BiShareModule
 
 
 def trainer(**options: Any) -> lightning.Trainer:

@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 import callbacks
-from bishare.bases import load_base_config
-from bishare.compare.comparison import read_comparison
-from bishare.compare.runs import Run, tree_of
-from bishare.lightning_cli import BiShareCLI
-from bishare.sources import find_base
+from bishare.commands.compare.comparison import read_comparison
+from bishare.commands.compare.runs import Run, tree_of
+from bishare.commands.fit import BiShareCLI
+from bishare.models.loading import load_base_config
+from bishare.models.sources import find_base
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNNABLE = sorted(CONFIGS.glob("*.yaml"))

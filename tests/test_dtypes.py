@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bishare.dtypes import base_type, is_slow
+from bishare.models.dtypes import base_type, is_slow
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, multiplies_bf16: bool) -> None:

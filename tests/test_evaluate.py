@@ -7,10 +7,10 @@ import pytest
 
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import attach
-from bishare.bases import load_base
 from bishare.cli import main
-from bishare.suites.catalog import SUITES
+from bishare.commands.evaluate.catalog import SUITES
+from bishare.models.attach import attach
+from bishare.models.loading import load_base
 from tests.randomised import randomise
 from tests.tiny_base import save_tiny_base
 

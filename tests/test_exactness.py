@@ -8,18 +8,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-import bishare.head
+import bishare.ops.linear_cross_entropy
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.frozen import unquicken
-from bishare.adapters.gated import unquicken_mlps
-from bishare.adapters.inject import adapter_of, attach
-from bishare.adapters.linear import AdaptedWeight
-from bishare.adapters.norms import unquicken_norms
-from bishare.attention import can_pack, use_packed_attention
-from bishare.compiling import compile_norms
 from bishare.data.packing import pack, unpack
-from bishare.loss import token_loss
-from bishare.optimization import adamw, parameter_groups
+from bishare.models.adapted_linear import AdaptedWeight
+from bishare.models.attach import adapter_of, attach
+from bishare.models.compiling import compile_norms
+from bishare.models.packed_attention import can_pack, use_packed_attention
+from bishare.ops.frozen_linear import unquicken
+from bishare.ops.rms_norm import unquicken_norms
+from bishare.ops.swiglu import unquicken_mlps
+from bishare.training.loss import token_loss
+from bishare.training.optimization import adamw, parameter_groups
 from tests.compiler import needs_compiler
 
 STEPS, LEARNING_RATE = 8, 5e-3
@@ -92,7 +92,9 @@ def test_loss_gradients_and_eight_steps_are_those_of_the_plain_way(
         plain = torch.optim.AdamW(adapter_of(model).parameters(), lr=LEARNING_RATE, weight_decay=0.01)
         losses, gradient = train(model, plain_loss, plain)
 
-    monkeypatch.setattr(bishare.head, "CHUNK_BYTES", 64 * 5 * 4)  # the labels of a step in several chunks
+    monkeypatch.setattr(
+        bishare.ops.linear_cross_entropy, "CHUNK_BYTES", 64 * 5 * 4
+    )  # the labels of a step in several chunks
     model = adapted(tiny_model, transform)
     use_packed_attention(model)
     assert can_pack(model)

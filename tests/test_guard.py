@@ -6,7 +6,7 @@ import torch
 from bishare.adapters.base import Slot
 from bishare.adapters.bishare import BiShare, BiShareConfig
 from bishare.errors import UserError
-from bishare.guard import UpdateGuard
+from bishare.training.update_guard import UpdateGuard
 
 
 @pytest.fixture

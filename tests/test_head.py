@@ -10,13 +10,13 @@ from transformers import Gemma2Config, GraniteConfig, PreTrainedModel
 from transformers.models.gemma2 import Gemma2ForCausalLM
 from transformers.models.granite import GraniteForCausalLM
 
-import bishare.head
+import bishare.ops.linear_cross_entropy
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
-from bishare.attention import can_pack, model_inputs, use_packed_attention
 from bishare.data.packing import pack, unpack
-from bishare.head import head_loss, head_of
-from bishare.loss import token_loss
+from bishare.models.attach import attach
+from bishare.models.packed_attention import can_pack, model_inputs, use_packed_attention
+from bishare.ops.linear_cross_entropy import head_loss, head_of
+from bishare.training.loss import token_loss
 
 DECODERS = ["llama", "mistral", "qwen2", "gpt2", "gpt_neox"]
 TOKENS = torch.randint(3, 64, (3, 12), generator=torch.Generator().manual_seed(2))
@@ -79,7 +79,7 @@ def reference(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 def test_loss_and_gradients_are_those_of_whole_logits_of_padded_rows(
     architecture: str, variant: str, tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bishare.head, "CHUNK_BYTES", 64 * 5 * 4)  # 22 labels in five chunks
+    monkeypatch.setattr(bishare.ops.linear_cross_entropy, "CHUNK_BYTES", 64 * 5 * 4)  # 22 labels in five chunks
     model = adapted(tiny_model, architecture)
     given = documents_with_one_prompt() if variant == "sharing a prompt" else documents()
     packed = pack(*given)
@@ -188,7 +188,7 @@ def test_a_head_whose_logits_somebody_else_reads_keeps_them(change: str) -> None
 
 
 def test_logits_of_one_chunk_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bishare.head, "CHUNK_BYTES", 40 * 4 * 2)  # two rows
+    monkeypatch.setattr(bishare.ops.linear_cross_entropy, "CHUNK_BYTES", 40 * 4 * 2)  # two rows
     head = nn.Linear(8, 40).requires_grad_(False)
     alive: list[weakref.ref[Tensor]] = []
     numbers: list[int] = []

@@ -50,7 +50,7 @@ def test_a_process_that_plans_prints_the_same_with_less(usual: tuple[object, str
 
 
 def test_what_fails_is_started_over_in_the_usual_way(usual: tuple[object, str]) -> None:
-    broken = "import bishare.lean; bishare.lean.MODELLING = ('transformers.no_such_module',)"
+    broken = "import bishare.commands.lean_imports; bishare.commands.lean_imports.MODELLING = ('transformers.no_such_module',)"
 
     found, _ = plan(broken, call="main()")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-from bishare.loss import token_loss
+from bishare.training.loss import token_loss
 
 
 def test_sums_and_counts_equal_a_loop_over_positions(tiny_model: Callable[..., PreTrainedModel]) -> None:

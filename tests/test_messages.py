@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bishare.messages import explain
+from bishare.commands.config.messages import explain
 
 KNOWN = ["trainer.max_steps", "trainer.precision", "model.base", "model.learning_rate"]
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.upfront import Upfront
 from bishare.errors import UserError
-from bishare.module import BiShareModule
+from bishare.models.upfront_assembly import Upfront
+from bishare.training.module import BiShareModule
 from tests.compiler import needs_compiler
 
 
@@ -162,10 +162,10 @@ def test_the_adapter_is_fp32_over_a_bf16_base(base, trainer) -> None:
 def test_where_bf16_is_slow_auto_is_fp32_and_bf16_is_warned_of(
     asked: str, loaded: str, warned: bool, base, trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bishare.dtypes.is_slow", lambda dtype, device: (dtype, device) == ("bfloat16", "cpu"))
-    monkeypatch.setattr("bishare.module.is_slow", lambda dtype, device: (dtype, device) == ("bfloat16", "cpu"))
+    monkeypatch.setattr("bishare.models.dtypes.is_slow", lambda dtype, device: (dtype, device) == ("bfloat16", "cpu"))
+    monkeypatch.setattr("bishare.training.module.is_slow", lambda dtype, device: (dtype, device) == ("bfloat16", "cpu"))
     said: list[str] = []
-    monkeypatch.setattr("bishare.module.rank_zero_info", said.append)
+    monkeypatch.setattr("bishare.training.module.rank_zero_info", said.append)
     model = module(base, base_dtype=asked)
     trainer(max_steps=1).fit(model, loader())
     assert model.model.dtype == getattr(torch, loaded)

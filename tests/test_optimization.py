@@ -7,7 +7,7 @@ from torch import nn
 from bishare.adapters.base import Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.errors import UserError
-from bishare.optimization import adamw, linear_schedule, parameter_groups, warmup_and_decay
+from bishare.training.optimization import adamw, linear_schedule, parameter_groups, warmup_and_decay
 
 SLOTS = [Slot(name=f"layers.0.{kind}", layer=0, kind=kind, in_features=8, out_features=6) for kind in ("q", "up")]
 

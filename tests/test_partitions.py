@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bishare.partitions import full_fp32, full_shape, whole_parameters, write_fp32
+from bishare.distributed.partitions import full_fp32, full_shape, whole_parameters, write_fp32
 
 
 def test_plain_fp32_parameters_are_read_without_a_copy() -> None:

@@ -19,11 +19,11 @@ from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
 from bishare.analysis.parameters import ParameterReport, count_parameters
-from bishare.architectures import build_on_meta, find_architecture
+from bishare.commands.config.sections import steps_per_epoch
+from bishare.commands.config.settings import ModelSettings, read_settings
+from bishare.commands.plan.command import as_json, build_adapter, file_sizes, make_plan, rank_bounds, run, warnings_for
 from bishare.errors import UserError
-from bishare.plan import as_json, build_adapter, file_sizes, make_plan, rank_bounds, run, warnings_for
-from bishare.settings import ModelSettings, read_settings
-from bishare.setups import steps_per_epoch
+from bishare.models.architectures import build_on_meta, find_architecture
 from tests.adapters.test_golden import ROWS, config_of, name_of
 from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count
 

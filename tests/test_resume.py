@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bishare.resume import AtomicCheckpointIO, random_state, rescale_progress, set_random_state
+from bishare.training.resume import AtomicCheckpointIO, random_state, rescale_progress, set_random_state
 from tests.parity.launch import launch, start, tiny_base
 from tests.parity.test_parity import METHODS, one_thread  # noqa: F401  # a fixture
 from tests.parity.worker import train

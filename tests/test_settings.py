@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.data.module import PromptData
+from bishare.commands.config.sections import DATA_DEFAULTS
+from bishare.commands.config.settings import ModelSettings, read_settings
+from bishare.data.prompt_data import PromptData
 from bishare.errors import UserError
-from bishare.module import BiShareModule
-from bishare.settings import ModelSettings, read_settings
-from bishare.setups import DATA_DEFAULTS
+from bishare.training.module import BiShareModule
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from bishare.errors import UserError
-from bishare.sources import find_base
+from bishare.models.sources import find_base
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from bishare.commands.config.trees import overlay, read_tree
 from bishare.errors import UserError
-from bishare.trees import overlay, read_tree
 
 
 def test_mappings_merge_lists_replace_or_append_and_neither_tree_changes() -> None:

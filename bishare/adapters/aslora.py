@@ -14,11 +14,11 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
-from bishare.adapters.groups import MergeableGroup
+from bishare.adapters.mergeable_groups import MergeableGroup
 from bishare.adapters.store import SHARED, Store, by_kind, kind_name
 from bishare.errors import UserError
+from bishare.ops.assembly import Block, Blocks
 
 
 @dataclass(kw_only=True)

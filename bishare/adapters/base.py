@@ -16,9 +16,9 @@ import torch
 from jsonargparse import set_parsing_settings
 from torch import Tensor, nn
 
-from bishare.adapters.assembly import Block, Blocks
-from bishare.adapters.groups import MergeableGroup
+from bishare.adapters.mergeable_groups import MergeableGroup
 from bishare.errors import UserError
+from bishare.ops.assembly import Block, Blocks
 
 
 class Factors(NamedTuple):

@@ -17,12 +17,12 @@ from typing import ClassVar, Literal, cast
 
 from torch import nn
 
-from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
-from bishare.adapters.groups import MergeableGroup
+from bishare.adapters.mergeable_groups import MergeableGroup
 from bishare.adapters.store import SHARED, Store, by_kind, kind_name
 from bishare.adapters.transforms import FitInit, Gate, KernelForm, Kronecker, Position, Slice, Transform
 from bishare.errors import UserError
+from bishare.ops.assembly import Block, Blocks
 
 TRANSFORMS: dict[str, type[Transform]] = {"slice": Slice, "gate": Gate, "kronecker": Kronecker}
 

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.base import Adapter, AdapterConfig, Slot
-from bishare.adapters.inject import attach, remove
-from bishare.adapters.methods import METHODS
-from bishare.classifier import head_parameters, train_head
+from bishare.adapters.registry import METHODS
 from bishare.errors import UserError
+from bishare.models.attach import attach, remove
+from bishare.models.classifier import head_parameters, train_head
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"

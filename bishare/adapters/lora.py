@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
 from bishare.adapters.store import Store
 from bishare.errors import UserError
+from bishare.ops.assembly import Block, Blocks
 
 
 @dataclass(kw_only=True)

@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bishare.adapters.assembly import Block
 from bishare.adapters.base import Factors
+from bishare.ops.assembly import Block
 
 Position = Literal["center", "top-left", "bottom-right"]
 KernelForm = Literal["shared", "r_1", "per_rank", "1_r", "r_2", "2_r"]

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Scaled, Slot
 from bishare.errors import UserError
+from bishare.ops.assembly import Block, Blocks
 
 
 @dataclass(kw_only=True)

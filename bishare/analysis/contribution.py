@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bishare.adapters.assembly import Block, Blocks
 from bishare.adapters.base import Adapter, Slot
 from bishare.analysis.levels import WHOLE, measure_levels
+from bishare.ops.assembly import Block, Blocks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 from bishare.data.examples import Examples
 from bishare.data.glue import TASKS, Labelled, TaskName, parse_labelled
 from bishare.data.prompts import NO_LABEL, Example
-from bishare.data.reading import FILES, read_objects
-from bishare.data.stepped import StepData
+from bishare.data.row_files import FILES, read_objects
+from bishare.data.step_data import StepData
 from bishare.errors import UserError
 
 GLUE = "nyu-mll/glue"

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from bishare.data.dealing import deal_by_new_tokens, deal_by_padded_tokens
+from bishare.data.balancing import deal_by_new_tokens, deal_by_padded_tokens
 from bishare.data.packing import alike_together, num_shared
 from bishare.data.packing import pack as end_to_end
 from bishare.data.prompts import NO_LABEL, Example

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from bishare.data.module import PromptData
-from bishare.data.reading import is_file, read_rows
+from bishare.data.prompt_data import PromptData
+from bishare.data.row_files import is_file, read_rows
 from bishare.data.rows import AnyRow, Format
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
 from bishare.data.mixture import Mixture
-from bishare.data.module import PromptData
-from bishare.data.reading import is_file, read_rows
+from bishare.data.prompt_data import PromptData
+from bishare.data.row_files import is_file, read_rows
 from bishare.data.rows import AnyRow, Format
 from bishare.errors import UserError
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bishare.data.module import PromptData
+from bishare.data.prompt_data import PromptData
 from bishare.data.rows import AnyRow, Row
 
 ANSWER_CHARACTERS = 600

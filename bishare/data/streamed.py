@@ -9,11 +9,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from bishare.data.examples import Examples, Pack, count_labels
-from bishare.data.module import PromptData
+from bishare.data.prompt_data import PromptData
 from bishare.data.prompts import Example, encode
-from bishare.data.reading import parse_rows
+from bishare.data.row_files import parse_rows
+from bishare.data.row_stream import Place, RowStream, open_reader
 from bishare.data.rows import AnyRow, Format
-from bishare.data.stream import Place, RowStream, open_reader
 from bishare.errors import UserError
 
 SAMPLE = 512

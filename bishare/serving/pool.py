@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import WEIGHTS, AdapterFile, check_slots, read_adapter
-from bishare.adapters.frozen import fast_without_gradient, quicken
-from bishare.adapters.inject import NAME
-from bishare.adapters.targets import find_slots
 from bishare.errors import UserError
-from bishare.serving.batch import BatchFactors, rooms
-from bishare.serving.cache import roomy_cache
-from bishare.serving.compact import FP32, Compact, Layout, compact_bytes
-from bishare.serving.shelf import Prepared, Shelf
+from bishare.models.attach import NAME
+from bishare.models.targets import find_slots
+from bishare.ops.frozen_linear import fast_without_gradient, quicken
+from bishare.serving.batch_factors import BatchFactors, rooms
+from bishare.serving.compact_adapter import FP32, Compact, Layout, compact_bytes
+from bishare.serving.kv_cache import roomy_cache
+from bishare.serving.lru_cache import Prepared, Shelf
 
 STAGED_BYTES = 64 << 20
 """Adapters of one form are assembled together up to this size: for small ones the calls cost more than the values."""

@@ -7,8 +7,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, RobertaConfig, RobertaModel
 
 from bishare.adapters.aslora import ASLoRA, ASLoRAConfig
-from bishare.adapters.inject import attach
 from bishare.errors import UserError
+from bishare.models.attach import attach
 
 
 def test_one_a_per_kind_and_a_b_per_weight(tiny_model: Callable[..., PreTrainedModel]) -> None:

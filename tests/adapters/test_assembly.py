@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bishare.adapters.assembly import Block, assemble, assemble_each, rank, stack_of
+from bishare.ops.assembly import Block, assemble, assemble_each, rank, stack_of
 
 LENGTH = 11
 Layers = list[list[Block]]

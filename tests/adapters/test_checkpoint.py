@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from bishare.adapters.base import Adapter, Slot
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, read_adapter, save_adapter
-from bishare.adapters.inject import adapter_of, attach
 from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.methods import METHODS
+from bishare.adapters.registry import METHODS
 from bishare.errors import UserError
+from bishare.models.attach import adapter_of, attach
 from tests.randomised import randomise
 
 ModelFactory = Callable[..., PreTrainedModel]

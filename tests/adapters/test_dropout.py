@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bishare.adapters.dropout import draw_keep, dropped
-from bishare.adapters.fused import Frozen, LowRank, first_product, next_product
+from bishare.ops.dropout import draw_keep, dropped
+from bishare.ops.lora_linear import Frozen, LowRank, first_product, next_product
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.export import export_rank, vllm_rank, write_peft
-from bishare.adapters.inject import NAME, attach, merge_and_remove
 from bishare.adapters.lora import LoRA, LoRAConfig
+from bishare.models.attach import NAME, attach, merge_and_remove
+from bishare.models.export import export_rank, vllm_rank, write_peft
 from tests.adapters.test_contract import ARCHITECTURES, CONFIGS
 from tests.randomised import randomise
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from bishare.adapters.frozen import FrozenLinear, fast_without_gradient, quicken, unquicken
-from bishare.adapters.products import mm, through_onednn
+from bishare.ops.frozen_linear import FrozenLinear, fast_without_gradient, quicken, unquicken
+from bishare.ops.matmul import mm, through_onednn
 
 
 def pair(*, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
@@ -50,7 +50,7 @@ def test_without_a_gradient_a_layer_is_fast_where_that_is_allowed_in_this_thread
     plain, fast = pair()
     fast.requires_grad_(True)  # without a gradient a thawed layer is as good
     counted: list[int] = []
-    monkeypatch.setattr("bishare.adapters.frozen.mm", lambda *given: counted.append(1) or mm(*given))
+    monkeypatch.setattr("bishare.ops.frozen_linear.mm", lambda *given: counted.append(1) or mm(*given))
     x = torch.randn(2, 5, 24)
     others: list[int] = []
     with torch.no_grad(), fast_without_gradient():

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import adapter_of, attach
-from bishare.adapters.linear import AdaptedWeight
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vera import VeRAConfig
+from bishare.models.adapted_linear import AdaptedWeight
+from bishare.models.attach import adapter_of, attach
 
 ModelFactory = Callable[..., PreTrainedModel]
 

@@ -13,7 +13,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3Config, Phi3MLP
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from bishare import LoRAConfig, attach, remove
-from bishare.adapters.gated import quicken_mlps, unquicken_mlps
+from bishare.ops.swiglu import quicken_mlps, unquicken_mlps
 from tests.compiler import needs_compiler
 
 SIZES: dict[str, Any] = {"hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 2}

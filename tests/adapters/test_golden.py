@@ -12,9 +12,9 @@ from transformers.utils import logging
 
 from bishare.adapters.base import AdapterConfig, Slot
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import find_slots
 from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.methods import METHODS
+from bishare.adapters.registry import METHODS
+from bishare.models.attach import find_slots
 from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count, vblora_count, vera_count
 
 SHARED = Path(__file__).parents[2].parent / "shared"

@@ -8,10 +8,10 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.frozen import FrozenLinear
-from bishare.adapters.inject import adapter_of, attach, merge, remove, unmerge
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
+from bishare.models.attach import adapter_of, attach, merge, remove, unmerge
+from bishare.ops.frozen_linear import FrozenLinear
 from tests.randomised import randomise
 
 ModelFactory = Callable[..., PreTrainedModel]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import adapter_of, attach
 from bishare.adapters.lora import LoRAConfig
+from bishare.models.attach import adapter_of, attach
 from tests.randomised import randomise
 
 ModelFactory = Callable[..., PreTrainedModel]

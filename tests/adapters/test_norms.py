@@ -11,8 +11,8 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from bishare import LoRAConfig, attach, remove
-from bishare.adapters.norms import quicken_norms, unquicken_norms
-from bishare.compiling import compile_norms
+from bishare.models.compiling import compile_norms
+from bishare.ops.rms_norm import quicken_norms, unquicken_norms
 from tests.compiler import needs_compiler
 
 

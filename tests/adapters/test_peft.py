@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.base import Adapter
-from bishare.adapters.inject import attach
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
+from bishare.models.attach import attach
 from tests.randomised import randomise
 
 ModelFactory = Callable[..., PreTrainedModel]

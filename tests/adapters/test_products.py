@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bishare.adapters import products
-from bishare.adapters.products import mm, mm_over_tokens
+from bishare.ops.matmul import mm, mm_over_tokens
 
 needs_onednn = pytest.mark.skipif(not products._HAS_LINEAR, reason="torch was built without oneDNN's linear operator")
 

@@ -6,8 +6,8 @@ from torch import nn
 from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 
 from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.targets import find_slots
 from bishare.errors import UserError
+from bishare.models.targets import find_slots
 
 LLAMA_LIKE = {
     "q": "self_attn.q_proj",

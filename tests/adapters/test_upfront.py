@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 from bishare import ASLoRAConfig, BiShareConfig, LoRAConfig, VeRAConfig, attach, merge, remove, unmerge
 from bishare.adapters import linear, upfront
 from bishare.adapters.base import AdapterConfig
-from bishare.adapters.inject import HOOKS, adapter_of
-from bishare.adapters.linear import AdaptedWeight
+from bishare.models.adapted_linear import AdaptedWeight
+from bishare.models.attach import HOOKS, adapter_of
 from tests.randomised import randomise
 
 ModelFactory = Callable[..., PreTrainedModel]

@@ -5,7 +5,7 @@ from torch import nn
 from bishare.adapters.base import Slot
 from bishare.adapters.vblora import VBLoRA, VBLoRAConfig
 from bishare.errors import UserError
-from bishare.optimization import parameter_groups
+from bishare.training.optimization import parameter_groups
 from tests.reference.baselines_reference import vblora_update
 
 SLOTS = [

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach, merge_and_remove
 from bishare.adapters.lora import LoRAConfig
 from bishare.analysis.contribution import level_losses, levels_of, norm_shares, num_passes, switched_off
+from bishare.models.attach import attach, merge_and_remove
 from tests.randomised import randomise
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from bishare.analysis.curves import curves, distance_map, score_bars
+from bishare.analysis.plots.curves import curves, distance_map, score_bars
 
 
 def test_every_panel_has_its_curves_and_empty_places_are_hidden() -> None:

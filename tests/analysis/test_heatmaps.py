@@ -1,6 +1,6 @@
 """The figure says what its numbers are and where they stand."""
 
-from bishare.analysis.heatmaps import heat_map
+from bishare.analysis.plots.heatmaps import heat_map
 
 
 def test_a_heat_map_labels_layers_kinds_levels_and_cells() -> None:

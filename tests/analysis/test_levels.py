@@ -5,8 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
 from bishare.analysis.levels import WHOLE, bound, measure_levels, updates_by_level
+from bishare.models.attach import attach
 
 
 @pytest.fixture(scope="module", params=["slice", "gate", "kronecker"])

@@ -9,8 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
-from bishare.analysis.memory import (
+from bishare.commands.plan.memory import (
     HEAD_CHUNK,
     HEAD_SLICE,
     Architecture,
@@ -20,7 +19,8 @@ from bishare.analysis.memory import (
     estimate_memory,
     micro_batch_positions,
 )
-from bishare.head import CHUNK_BYTES, SLICE_VALUES
+from bishare.models.attach import attach
+from bishare.ops.linear_cross_entropy import CHUNK_BYTES, SLICE_VALUES
 
 LLAMA_13B = Architecture(
     num_layers=40,

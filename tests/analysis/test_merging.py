@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bishare.analysis.merging import (
+from bishare.adapters.merging import (
     CHUNK,
     Metric,
     Size,
@@ -38,7 +38,7 @@ def defined(metric: Metric, x: Tensor, y: Tensor) -> float:
 
 @pytest.mark.parametrize("metric", ["l2", "relative", "cosine", "correlation", "effective"])
 def test_every_metric_is_what_it_says(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bishare.analysis.merging.CHUNK", 5 * 3 * 4)  # several chunks, the last one short
+    monkeypatch.setattr("bishare.adapters.merging.CHUNK", 5 * 3 * 4)  # several chunks, the last one short
     assert FACTORS.numel() < CHUNK
 
     d = distances(FACTORS + 0.5, metric, SHARED)

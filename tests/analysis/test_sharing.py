@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from matplotlib.figure import Figure
 
-from bishare.analysis.sharing import Tie, merge_tree, sharing_map
+from bishare.analysis.plots.sharing import Tie, merge_tree, sharing_map
 
 
 def test_map_names_the_owner_and_colours_those_who_share_alike() -> None:

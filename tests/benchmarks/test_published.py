@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.published import passes, use_published_passes
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
+from bishare.models.attach import attach
 from tests.adapters.test_bishare import FITS, SLOTS, build, expected_update
 
 PUBLISHED = [

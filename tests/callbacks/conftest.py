@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
-from bishare.module import BiShareModule
+from bishare.models.attach import attach
+from bishare.training.module import BiShareModule
 
 NUM_TRAIN, NUM_VAL, LENGTH, PADDED = 24, 6, 10, 3
 

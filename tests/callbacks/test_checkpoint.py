@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from bishare.adapters.checkpoint import read_adapter
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import AdapterCheckpoint
 
 

@@ -19,7 +19,7 @@ from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import AdapterCheckpoint, AdaptiveMerging
 from tests.reference.aslora_reference import merges
 

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 from bishare.adapters.lora import LoRAConfig
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import ParameterCount
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
 
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import PredictionWriter
 from callbacks.predictions import join, part_path
 

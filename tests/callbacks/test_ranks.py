@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bishare.adapters.lora import LoRAConfig
 from bishare.analysis.levels import measure_levels
 from bishare.errors import UserError
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import RankMonitor
 
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bishare.errors import UserError
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import SampleAnswers
 from callbacks.samples import undisturbed
 

@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import AdapterCheckpoint, RunSummary
 from callbacks.summary import duration, loss_line, tensorboard_command
 

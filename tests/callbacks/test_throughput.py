@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bishare.errors import UserError
-from bishare.module import BiShareModule
+from bishare.training.module import BiShareModule
 from callbacks import Throughput
 from callbacks.throughput import num_tokens, peak_memory
 

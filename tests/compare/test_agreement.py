@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bishare.compare.agreement import agreement, agreements, write_agreement
-from bishare.compare.comparison import Comparison, Method
-from bishare.compare.report import Cell
-from bishare.compare.runs import Result
+from bishare.commands.compare.agreement import agreement, agreements, write_agreement
+from bishare.commands.compare.comparison import Comparison, Method
+from bishare.commands.compare.report import Cell
+from bishare.commands.compare.runs import Result
 
 
 def grouping(*owners: int) -> dict[str, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bishare.compare.comparison import read_comparison
+from bishare.commands.compare.comparison import read_comparison
 from bishare.errors import UserError
 
 TREE = {

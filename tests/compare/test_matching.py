@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bishare.compare.comparison import read_comparison
-from bishare.compare.matching import HIGHEST, count, largest
+from bishare.commands.compare.comparison import read_comparison
+from bishare.commands.compare.matching import HIGHEST, count, largest
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
 

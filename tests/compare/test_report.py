@@ -4,10 +4,10 @@ import json
 import math
 from pathlib import Path
 
-from bishare.compare.command import best_rate
-from bishare.compare.comparison import Comparison, Method
-from bishare.compare.report import Cell, markdown, write_report
-from bishare.compare.runs import Result
+from bishare.commands.compare.command import best_rate
+from bishare.commands.compare.comparison import Comparison, Method
+from bishare.commands.compare.report import Cell, markdown, write_report
+from bishare.commands.compare.runs import Result
 
 
 def result(score: float | None, *, parameters: int = 1000) -> Result:

@@ -3,7 +3,7 @@ from itertools import pairwise, takewhile
 
 import pytest
 
-from bishare.data.dealing import deal_by_new_tokens, deal_by_padded_tokens, deal_by_tokens
+from bishare.data.balancing import deal_by_new_tokens, deal_by_padded_tokens, deal_by_tokens
 
 
 def tokens(lengths, pack):

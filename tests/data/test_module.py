@@ -8,8 +8,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bishare.data.module import PromptData
 from bishare.data.packing import unpack
+from bishare.data.prompt_data import PromptData
 from bishare.data.prompts import NO_LABEL, render_prompt
 from bishare.data.rows import Row
 from bishare.errors import UserError

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from bishare.data.reading import read_lines, read_parquet, read_rows
+from bishare.data.row_files import read_lines, read_parquet, read_rows
 from bishare.data.rows import Row, Text
 from bishare.errors import UserError
 

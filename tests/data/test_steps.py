@@ -4,9 +4,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset, DistributedSampler
 
-from bishare.data.dealing import deal_by_tokens
+from bishare.data.balancing import deal_by_tokens
 from bishare.data.examples import Pack
-from bishare.data.steps import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
+from bishare.data.step_sampler import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
 from bishare.errors import UserError
 
 LENGTHS = [5 + (7 * n) % 61 for n in range(103)]

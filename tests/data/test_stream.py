@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from bishare.data.row_stream import RowStream, open_reader
 from bishare.data.rows import Text
-from bishare.data.stream import RowStream, open_reader
 from bishare.errors import UserError
 
 NUM_ROWS = 53

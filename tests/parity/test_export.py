@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bishare.adapters.checkpoint import read_adapter
-from bishare.export import ExportSettings, export_adapter
+from bishare.commands.export.command import ExportSettings, export_adapter
 from tests.byte_base import write_byte_base
 from tests.parity.launch import launch
 

@@ -19,13 +19,13 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from bishare.adapters.base import Adapter
-from bishare.adapters.methods import METHODS
+from bishare.adapters.registry import METHODS
 from bishare.data.examples import Examples, Pack
 from bishare.data.prompts import Example
-from bishare.data.steps import StepLoader, StepSampler
+from bishare.data.step_sampler import StepLoader, StepSampler
 from bishare.deepspeed import BiShareDeepSpeed
-from bishare.module import BiShareModule
-from bishare.partitions import full_fp32
+from bishare.distributed.partitions import full_fp32
+from bishare.training.module import BiShareModule
 
 VOCABULARY = 128
 

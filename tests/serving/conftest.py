@@ -9,8 +9,8 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import attach, remove
-from bishare.adapters.methods import METHODS
+from bishare.adapters.registry import METHODS
+from bishare.models.attach import attach, remove
 from tests.randomised import randomise
 
 

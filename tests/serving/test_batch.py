@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import attach, remove
 from bishare.adapters.lora import LoRAConfig
-from bishare.serving.batch import rooms
+from bishare.models.attach import attach, remove
+from bishare.serving.batch_factors import rooms
 from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, MistralConfig, PreTrainedModel
 
-from bishare.serving.cache import BLOCK, RoomyLayer, roomy_cache
+from bishare.serving.kv_cache import BLOCK, RoomyLayer, roomy_cache
 
 
 def new_states(num_tokens: int, num_rows: int = 2) -> tuple[Tensor, Tensor]:

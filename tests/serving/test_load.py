@@ -18,9 +18,9 @@ from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import WEIGHTS, save_adapter
-from bishare.adapters.inject import attach, remove
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
+from bishare.models.attach import attach, remove
 from bishare.serving.pool import AdapterPool
 
 NUM_THREADS, NUM_CORRUPT, NUM_MOVING = 20, 3, 6

@@ -11,11 +11,11 @@ from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import load_adapter, save_adapter
-from bishare.adapters.inject import attach, remove
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
-from bishare.bases import load_base
+from bishare.models.attach import attach, remove
+from bishare.models.loading import load_base
 from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
 

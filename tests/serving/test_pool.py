@@ -9,9 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import WEIGHTS, load_adapter, save_adapter
-from bishare.adapters.inject import attach, remove
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
+from bishare.models.attach import attach, remove
 from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
 
@@ -141,7 +141,7 @@ def test_a_batch_of_one_adapter_stores_its_factors_once(pool: AdapterPool) -> No
 
 def test_the_factors_of_a_batch_are_built_once(pool: AdapterPool, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pool.logits(ids(2), ["slice", "gate"])
-    monkeypatch.setattr("bishare.serving.batch.assemble_into", None)
+    monkeypatch.setattr("bishare.serving.batch_factors.assemble_into", None)
     assert torch.equal(pool.logits(ids(2), ["slice", "gate"]), first)
 
 

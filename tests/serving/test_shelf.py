@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from bishare.errors import UserError
-from bishare.serving.shelf import Prepared, Shelf
+from bishare.serving.lru_cache import Prepared, Shelf
 
 
 def value(name: str, num_bytes: int = 1) -> Prepared[str]:

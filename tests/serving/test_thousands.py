@@ -11,8 +11,8 @@ import torch
 
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.inject import attach, remove
-from bishare.bases import load_base
+from bishare.models.attach import attach, remove
+from bishare.models.loading import load_base
 from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
 

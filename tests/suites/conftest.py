@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bishare.suites.catalog import FOLDER, SUITES
+from bishare.commands.evaluate.catalog import FOLDER, SUITES
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from bishare.commands.evaluate.catalog import SUITES, check_local, find_suite
 from bishare.errors import UserError
-from bishare.suites.catalog import SUITES, check_local, find_suite
 
 
 def test_an_unknown_suite_gets_the_nearest_name_or_all() -> None:

@@ -3,16 +3,16 @@ from typing import Any
 
 import pytest
 import torch
+from bishare.suites import harness
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
-from bishare.bases import load_base, load_tokenizer
+from bishare.commands.evaluate.catalog import SUITES
+from bishare.commands.evaluate.harness import HubTasks, run_suite
 from bishare.errors import UserError
-from bishare.suites import harness
-from bishare.suites.catalog import SUITES
-from bishare.suites.harness import HubTasks, run_suite
+from bishare.models.attach import attach
+from bishare.models.loading import load_base, load_tokenizer
 from tests.randomised import randomise
 from tests.tiny_base import save_tiny_base
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from bishare.commands.evaluate.hashes import adapter_hash, base_hash
 from bishare.errors import UserError
-from bishare.sources import Source
-from bishare.suites.hashes import adapter_hash, base_hash
+from bishare.models.sources import Source
 
 
 def test_all_weight_files_of_a_folder_count_in_order(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ import pytest
 
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.lora import LoRAConfig
-from bishare.suites.published import ROWS, TASKS, published_for
+from bishare.commands.evaluate.published import ROWS, TASKS, published_for
 
 
 def test_an_adapter_stands_beside_its_own_row() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bishare.suites.catalog import SUITES
-from bishare.suites.published import TASKS, Published
-from bishare.suites.report import Report, Score, count_questions, markdown, read_scores, read_subtasks, save
+from bishare.commands.evaluate.catalog import SUITES
+from bishare.commands.evaluate.published import TASKS, Published
+from bishare.commands.evaluate.report import Report, Score, count_questions, markdown, read_scores, read_subtasks, save
 
 RESULTS = {
     "results": {

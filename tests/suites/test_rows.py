@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
+from bishare.commands.evaluate.rows import read
 from bishare.errors import UserError
-from bishare.suites.rows import read
 
 
 def test_only_the_rows_of_a_subject_are_read(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.base import Factors, Slot
-from bishare.adapters.inject import adapter_of
+from bishare.models.attach import adapter_of
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.inject import attach
 from bishare.analysis.similarity.activations import outputs_of_updates
 from bishare.analysis.similarity.layers import similarity
+from bishare.models.attach import attach
 from tests.randomised import randomise
 from tests.reference import similarity_reference as reference
 

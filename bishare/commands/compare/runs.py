@@ -1,0 +1,166 @@
+"""One training of a comparison: ``python -m bishare fit`` in a process of its own, and its result in a small file.
+
+A process each keeps memory and time apart, and a run that dies takes no other with it. A run that has a result is not
+run again, unless its configuration has changed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bishare.commands.compare.comparison import Comparison
+from bishare.commands.config.trees import overlay
+from bishare.errors import UserError
+
+DIVERGED = "train/loss is "
+"""What ``fit`` says of a loss that is not finite; such a learning rate is too high, and no mistake."""
+
+
+Sharing = Mapping[str, Mapping[str, int]]
+"""By group of weights and number of a layer, the layer whose B it uses; empty where nothing can merge."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which training it is."""
+
+    task: str
+    method: str
+    learning_rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.method}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it."""
+
+    score: float | None
+    """None if the training diverged."""
+    parameters: int
+    head: int
+    steps: int
+    seconds: float
+    peak_gib: float
+    sharing: Sharing = field(default_factory=dict)
+
+
+def tree_of(comparison: Comparison, run: Run, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The configuration of a run, but for its folder.
+
+    Args:
+        comparison: What it is a part of.
+        run: Which one.
+        adapter: Options of the adapter that were solved for.
+    """
+    tree = overlay(comparison.fit, comparison.tasks[run.task])
+    tree = overlay(tree, comparison.methods[run.method].tree)
+    model: dict[str, Any] = {"learning_rate": run.learning_rate}
+    if adapter:
+        model["adapter"] = overlay(tree["model"]["adapter"], {"init_args": adapter})
+    trainer = {
+        "callbacks+": [{"class_path": "callbacks.ResultFile"}],
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+    }
+    tree = overlay(tree, {"model": overlay(tree["model"], model), "trainer": overlay(tree.get("trainer", {}), trainer)})
+    return {"seed_everything": run.seed, **tree}
+
+
+class Runner:
+    """Trains, and remembers what has been trained.
+
+    Args:
+        comparison: What the runs are parts of.
+        options: Options for ``fit`` that every run gets.
+        adapters: Options of the adapters that were solved for, by method.
+    """
+
+    def __init__(
+        self, comparison: Comparison, options: Sequence[str], adapters: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        self.comparison, self.options, self.adapters = comparison, list(options), adapters or {}
+
+    def result(self, run: Run) -> Result | None:
+        """The result of a run that has been done with this configuration."""
+        try:
+            kept = json.loads(self._file(run).read_text(encoding="utf-8"))
+            return Result(**kept["result"]) if kept["fingerprint"] == self._fingerprint(run) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def execute(self, run: Run) -> Result:
+        """Train, unless it has been done.
+
+        Raises:
+            UserError: ``fit`` failed; it says how.
+        """
+        if (done := self.result(run)) is not None:
+            return done
+        folder = self.comparison.folder / "runs" / run.name
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left
+        folder.mkdir(parents=True)
+        config = folder / "fit.yaml"
+        config.write_text(yaml.safe_dump(self._tree(run), sort_keys=False), encoding="utf-8")
+        log = folder / "output.txt"
+        arguments = ["fit", "--config", str(config), *self.options, "--trainer.default_root_dir", str(folder)]
+        with log.open("w", encoding="utf-8") as output:
+            code = _call([sys.executable, "-m", "bishare", *arguments], output)
+        if code == 0:
+            result = self._read(folder / "result.json", run)
+        else:
+            lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
+            if DIVERGED not in lines[-1]:
+                raise UserError(f"{run.name} failed: {lines[-1].removeprefix('bishare: ')} (all it said: {log})")
+            result = Result(None, 0, 0, 0, 0.0, 0.0)
+        self._keep(run, result)
+        return result
+
+    def _tree(self, run: Run) -> dict[str, Any]:
+        return tree_of(self.comparison, run, self.adapters.get(run.method))
+
+    def _read(self, file: Path, run: Run) -> Result:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        metrics = found.pop("metrics")
+        if self.comparison.metric not in metrics:
+            known = ", ".join(metrics)
+            raise UserError(f"metric is {self.comparison.metric}, which {run.name} did not log; it logged {known}.")
+        return Result(score=metrics[self.comparison.metric], **found)
+
+    def _keep(self, run: Run, result: Result) -> None:
+        file = self._file(run)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}")
+        kept = {"fingerprint": self._fingerprint(run), "run": asdict(run), "result": asdict(result)}
+        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(file)
+
+    def _file(self, run: Run) -> Path:
+        return self.comparison.folder / "results" / f"{run.name}.json"
+
+    def _fingerprint(self, run: Run) -> str:
+        text = json.dumps([self._tree(run), self.options, self.comparison.metric], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _call(command: list[str], output: Any) -> int:
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        return process.wait()
+    except BaseException:  # an interrupt: it must not go on alone
+        process.terminate()
+        process.wait()
+        raise

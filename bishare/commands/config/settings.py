@@ -1,0 +1,180 @@
+"""What a configuration says, read without Lightning, whose import takes longer than all the rest.
+
+The model's part is checked by jsonargparse like that of ``fit``; trainer and data are read as plain mappings, in the
+same order: the files, later ones over earlier ones, then the command line.
+"""
+
+from argparse import ArgumentError
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from bishare.adapters.base import AdapterConfig
+from bishare.commands.config.messages import explain
+from bishare.commands.config.trees import load, overlay
+from bishare.errors import UserError
+from bishare.models.dtypes import Asked
+
+SECTIONS = ("trainer", "data")
+CLASSIFICATION = "ClassificationData"
+"""The data module (it inherits from Lightning) of models that classify."""
+
+
+class ModelSettings:
+    """The arguments of ``BiShareModule``, which inherits from Lightning; only some of them are used here."""
+
+    def __init__(
+        self,
+        base: str,
+        adapter: AdapterConfig,
+        *,
+        base_dtype: Asked = "bfloat16",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        learning_rate: float = 1e-4,
+        lr_factors: dict[str, float] | None = None,
+        weight_decay: float = 0.0,
+        warmup_steps: int | float = 100,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        max_new_tokens: int = 64,
+    ) -> None:
+        self.base, self.adapter = base, adapter
+        self.base_dtype, self.revision, self.trust_remote_code = base_dtype, revision, trust_remote_code
+        self.gradient_checkpointing = gradient_checkpointing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A configuration, and the options of ``plan`` itself."""
+
+    model: ModelSettings
+    trainer: Mapping[str, Any]
+    data: Mapping[str, Any]
+    """``class_path`` and ``init_args``; empty if no data is named."""
+    files: Sequence[Path]
+    architecture: str | None
+    json: bool
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Read configuration files and options as ``fit`` would.
+
+    Raises:
+        UserError: For every mistake in them.
+    """
+    ours, theirs = _split(arguments)
+    parser = _parser()
+    try:
+        config = parser.parse_args(theirs)
+        built = parser.instantiate_classes(config)
+    except ArgumentError as error:
+        raise UserError(explain(str(error), arguments, list(parser.get_defaults().keys()))) from error
+    except ValueError as error:
+        raise UserError(str(_users_mistake(error))) from error
+    files = [Path(str(file)) for file in config.config or []]
+    trees = [load(file) for file in files]
+    sections = {name: _section(name, files, trees, ours) for name in SECTIONS}
+    return Settings(
+        model=cast(ModelSettings, built.model),
+        trainer=sections["trainer"],
+        data=sections["data"],
+        files=files,
+        architecture=config.architecture,
+        json=config.json,
+    )
+
+
+def is_classification(arguments: Sequence[str]) -> bool:
+    """Whether the data of a command line are sentences to classify, which decides what is built around the base."""
+    try:
+        ours, theirs = _split(arguments)
+        given = [value for before, value in zip(["", *theirs], theirs, strict=False) if before in ("--config", "-c")]
+        given += [value.removeprefix("--config=") for value in theirs if value.startswith("--config=")]
+        files = [Path(file) for file in given]
+        data = _section("data", files, [load(file) for file in files], ours)
+    except UserError:
+        return False  # it is said when all arguments are parsed
+    return str(data.get("class_path", "")).rpartition(".")[2] == CLASSIFICATION
+
+
+def _parser() -> ArgumentParser:
+    # An exception instead of usage, tip and exit: it becomes one line.
+    parser = ArgumentParser(
+        prog="python -m bishare plan",
+        description="Count parameters and estimate memory and files before anything is downloaded.",
+        exit_on_error=False,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="A configuration file, as for fit; several are merged.")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
+    parser.add_argument("--architecture", type=str | None, help="config.json of the base, if it is not found.")
+    parser.add_class_arguments(ModelSettings, "model", sub_configs=True, instantiate=True)
+    for name in (*SECTIONS, "seed_everything", "ckpt_path", "weights_only"):
+        parser.add_argument(f"--{name}", type=Any, help="As for fit.")
+    return parser
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
+    """The options of trainer and data as (key, value), and all other arguments."""
+    ours: list[tuple[str, str]] = []
+    theirs: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name.removeprefix("--").partition(".")[0].rstrip("+") in SECTIONS and name.startswith("--"):
+            given = value if equals else next(rest, None)
+            if given is None:
+                raise UserError(f"{name} needs a value.")
+            ours.append((name.removeprefix("--"), given))
+        else:
+            theirs.append(argument)
+    return ours, theirs
+
+
+def _section(
+    name: str, files: Sequence[Path], trees: Sequence[Mapping[str, Any]], options: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    for file, tree in zip(files, trees, strict=True):
+        section = overlay(section, _part(tree.get(name), file.parent))
+    for key, text in options:
+        first, *path = key.split(".")
+        if first != name:
+            continue
+        if not path:
+            section = overlay(section, _part(yaml.safe_load(text), Path()))
+            continue
+        if name == "data" and path[0] not in ("class_path", "init_args"):
+            path = ["init_args", *path]  # the short form
+        section = overlay(section, _nested(path, yaml.safe_load(text)))
+    return section
+
+
+def _part(node: Any, folder: Path) -> dict[str, Any]:
+    """A section written in place, as a class alone, or in a file of its own."""
+    if isinstance(node, str) and node.endswith((".yaml", ".yml", ".json")):
+        return load(folder / node)
+    if isinstance(node, str):
+        return {"class_path": node}
+    return dict(node or {})
+
+
+def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    for key in reversed(path):
+        value = {key: value}
+    return cast(dict[str, Any], value)
+
+
+def _users_mistake(error: BaseException) -> BaseException:
+    return next((e for e in _causes(error) if isinstance(e, UserError)), error)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

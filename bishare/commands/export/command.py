@@ -1,0 +1,187 @@
+"""``export``: an adapter as a standard PEFT LoRA or as a full model, opened again and compared before it is there."""
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from bishare.adapters.checkpoint import WEIGHTS, load_adapter, read_adapter
+from bishare.commands.config.options import parse_options
+from bishare.commands.export.compare_logits import PROMPTS, Comparison, compare, logits_of
+from bishare.commands.export.model_card import Export, card, facts
+from bishare.commands.quiet import silence_known_noise
+from bishare.errors import UserError
+from bishare.models.attach import remove
+from bishare.models.dtypes import Dtype
+from bishare.models.export import VLLM_RANKS, export_rank, vllm_rank, write_merged, write_peft
+from bishare.models.loading import load_base, load_base_config, load_tokenizer
+
+# fp32 rounding makes 1e-6 in a sound model and up to 1e-4 in one that training has thrown about, which amplifies it.
+# Rounding to 16 bits moves every weight: there the comparison only tells the export from a wrong model.
+TOLERANCE: dict[str, float] = {"float32": 5e-4, "float16": 1e-2, "bfloat16": 1e-1}
+"""The largest difference to the adapter itself that may be rounding, as a part of the largest |logit|."""
+
+DESCRIPTION = "Write an adapter as a PEFT LoRA or as a full model, compared with it first."
+
+
+@dataclass(kw_only=True)
+class ExportSettings:
+    """The options of the command."""
+
+    adapter: str
+    """Folder of the adapter."""
+    format: Literal["peft", "merged"]
+    """``peft``: a standard LoRA folder; ``merged``: a full Hugging Face model with the updates in its weights."""
+    out: str
+    """Folder to write; it must not exist or be empty."""
+    base: str = ""
+    """Base model, if it is no longer where the adapter was trained."""
+    dtype: Dtype | None = None
+    """Type of a merged model's weights; if left out, the base's (of a GGUF file: float32)."""
+    revision: str | None = None
+    """Branch, tag or commit of a base on the hub."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the base."""
+
+
+def run(command: str, arguments: Sequence[str]) -> None:
+    """Export an adapter.
+
+    Raises:
+        UserError: For every mistake in the options, the adapter or the base; nothing is written then.
+    """
+    silence_known_noise()
+    settings = parse_options(ExportSettings, command, arguments, description=DESCRIPTION)
+    out = Path(settings.out)
+    _check_free(out)
+    export = export_adapter(settings, out)
+    for name, text in facts(export).items():
+        print(f"{name:<10}{text}")  # unwrapped: the command is to be copied
+
+
+def _check_free(out: Path) -> None:
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"out {out} is not empty, and nothing is overwritten; name another folder.")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out {out} is a file; name a folder.")
+
+
+def export_adapter(settings: ExportSettings, out: Path) -> Export:
+    """Write, open again, compare; ``out`` appears when all is well.
+
+    Raises:
+        UserError: As :func:`run`, or the export does not give the adapter's logits.
+    """
+    file = read_adapter(settings.adapter)
+    base = settings.base or file.base
+    if not base:
+        raise UserError(f"{settings.adapter} does not name its base model; give it with --base.")
+    if file.head:
+        raise UserError(f"{settings.adapter} comes with a classification head; only language models are exported.")
+    dtype, loaded = _types(settings, base)
+    options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    model = load_base(base, dtype=loaded, **options)  # type: ignore[arg-type]  # a mapping of two types
+    tokenizer = load_tokenizer(base, **options)
+    plain = logits_of(model, tokenizer)
+    adapter = load_adapter(model, settings.adapter)
+    rank, num_parameters = export_rank(adapter), adapter.num_parameters()
+    if settings.format == "peft" and vllm_rank(rank) is None:
+        raise UserError(
+            f"{settings.adapter} makes a LoRA of rank {rank}, and vLLM serves at most {VLLM_RANKS[-1]}; "
+            "use --format merged."
+        )
+    native = logits_of(model, tokenizer)
+    change = compare(plain, native).difference
+    if change == 0.0:
+        raise UserError(f"{settings.adapter} changes no logit of {base}: it was never trained; nothing was exported.")
+    with _appearing(out) as folder:
+        if settings.format == "peft":
+            write_peft(model, folder, base=base)
+            remove(model)
+            comparison = compare(native, _peft_logits(model, tokenizer, folder))
+        else:
+            write_merged(model, tokenizer, folder, dtype=getattr(torch, dtype))
+            del model, adapter  # room for the second one
+            comparison = compare(native, _merged_logits(tokenizer, folder, dtype, settings.trust_remote_code))
+        _check(comparison, TOLERANCE[dtype])
+        export = Export(
+            format=settings.format,
+            out=settings.out,
+            base=base,
+            method=file.config.method,
+            num_weights=len(file.slots),
+            num_parameters=num_parameters,
+            rank=rank,
+            dtype=dtype,
+            comparison=comparison,
+            change=change,
+            adapter_bytes=Path(settings.adapter, WEIGHTS).stat().st_size,
+            export_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        )
+        (folder / "README.md").write_text(card(export), encoding="utf-8")
+    return export
+
+
+def _types(settings: ExportSettings, base: str) -> tuple[Dtype, Dtype]:
+    """The type of what is written, and the type in which the base is loaded."""
+    if settings.format == "peft":
+        if settings.dtype is not None:
+            raise UserError("dtype is for --format merged; a PEFT LoRA is written in float32.")
+        return "float32", "float32"
+    config = load_base_config(base, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    own = str(config.dtype).removeprefix("torch.")
+    dtype = settings.dtype or (cast(Dtype, own) if own in get_args(Dtype) else "float32")
+    # Weights of another type are widened, so that the sum is rounded once.
+    return dtype, dtype if dtype == own else "float32"
+
+
+def _peft_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Tensor]:
+    """The logits of stock PEFT with the folder that was written."""
+    from peft import PeftModel  # here, because it takes seconds to import
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        reopened = PeftModel.from_pretrained(model, str(folder))
+    if missing := [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]:
+        raise UserError(f"PEFT does not find the whole adapter: {missing[0]}")
+    return logits_of(reopened, tokenizer)
+
+
+def _merged_logits(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: Dtype, trust_remote_code: bool
+) -> list[Tensor]:
+    """The logits of the model that was written, opened again with its own tokenizer."""
+    options = {"trust_remote_code": trust_remote_code}
+    reopened = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
+    its_own = AutoTokenizer.from_pretrained(folder, **options)
+    for prompt in PROMPTS:
+        assert its_own(prompt)["input_ids"] == tokenizer(prompt)["input_ids"], prompt
+    return logits_of(reopened, its_own)
+
+
+def _check(comparison: Comparison, tolerance: float) -> None:
+    if not comparison.relative <= tolerance:  # so that nan fails
+        raise UserError(f"the export is not the adapter, and was not kept. {comparison}; at most {tolerance:.0e}.")
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that becomes ``out`` if all goes well, and goes away if not."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if out.exists():  # empty, or a rename would fail
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

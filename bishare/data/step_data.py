@@ -1,0 +1,194 @@
+"""From tokenised examples to the batches of optimizer steps: what the data modules have in common."""
+
+import warnings
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from bishare.data.examples import Examples
+from bishare.data.mixture import Mixture
+from bishare.data.step_sampler import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
+from bishare.errors import UserError
+
+
+@dataclass(kw_only=True, eq=False)
+class StepData(LightningDataModule, ABC):
+    """Examples in memory, dealt into optimizer steps whose size does not depend on the devices.
+
+    After ``setup`` there are ``tokenizer``, ``accumulation`` (also set on the trainer), ``steps_per_epoch``, and the
+    numbers of examples dropped (``num_dropped``) and cut (``num_cut``).
+    """
+
+    base: str = ""
+    """Where the tokenizer comes from: the base model's hub name, folder, GGUF file or ``package:NAME``."""
+    batch_size: int = 64
+    """Examples per optimizer step, on all devices together."""
+    tokens_per_micro_batch: int = 1024
+    """About how many tokens a device holds at once; it decides how many micro-batches make up a step."""
+    max_length: int = 256
+    """Tokens of the longest example; longer ones are cut."""
+    max_examples: int | None = None
+    """Rows to train on, drawn by the seed; all by default."""
+    seed: int = 0
+    """Seed of the split and of the order of the examples."""
+    num_workers: int = 0
+    """Processes that prepare batches; the examples are in memory, so that none is needed as a rule."""
+    tokenizer: Any = field(default=None, repr=False)
+    """A Hugging Face tokenizer to use instead of the base model's (from Python)."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        for name in ("batch_size", "tokens_per_micro_batch", "max_examples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} is {value}; it must be at least 1.")
+        if self.max_length < 2:
+            raise UserError(f"max_length is {self.max_length}; an example needs at least 2 tokens.")
+        for name in ("num_workers", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        self.accumulation = 1
+        self.steps_per_epoch = 0
+        self.num_dropped = self.num_cut = 0
+        self._is_read = False
+        self._train: Examples | None = None
+        self._validation: Examples | None = None
+        self._mixture: Mixture | None = None
+        self._steps: StepSampler | None = None
+
+    @abstractmethod
+    def load_validation(self) -> Examples | None:
+        """The tokenised examples to validate on, the same on every rank; None if there are none."""
+
+    @abstractmethod
+    def load_training(self) -> Examples:
+        """The tokenised examples to train on, in the same order on every rank; called after ``load_validation``."""
+
+    @abstractmethod
+    def report(self, train: Examples) -> None:
+        """Say what there is to train on."""
+
+    @property
+    def examples(self) -> Examples:
+        """The tokenised training examples; of a stream the first ones."""
+        assert self._train is not None, "setup('fit') has not run"
+        return self._train
+
+    def prepare_data(self) -> None:
+        """Fill the download caches, on one process of each machine."""
+        self._load_tokenizer()
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenise; every rank does the same work on its own and writes nothing.
+
+        Args:
+            stage: ``fit``, ``validate``, ``test`` or ``predict``; the training rows are tokenised for ``fit`` only.
+
+        Raises:
+            UserError: If the rows cannot be read, no example is left, or the batch cannot be shared by the devices.
+        """
+        self._load_tokenizer()
+        if not self._is_read:
+            self._validation, self._is_read = self.load_validation(), True
+            if self._validation is not None and len(self._validation) < self._world_size:
+                raise UserError(
+                    f"{len(self._validation)} validation examples are fewer than the {self._world_size} devices; "
+                    "raise num_validation, or set it to 0."
+                )
+        if stage == "fit":
+            if self._train is None:
+                self._train = self.load_training()
+            self._steps = self._plan_steps(self._train)
+            self.report(self._train)
+
+    def train_dataloader(self) -> StepLoader:
+        """This rank's micro-batches; the loader goes on inside an epoch after a resume."""
+        assert self._steps is not None, "setup('fit') has not run"
+        return StepLoader(self.examples, self._steps, num_workers=self._workers())
+
+    def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """This rank's share of the held-out examples; nothing if none are held out."""
+        if self._validation is None:
+            return []
+        sampler = EvaluationSampler(
+            self._validation.lengths,
+            tokens_per_pack=self.tokens_per_micro_batch,
+            world_size=self._world_size,
+            rank=self._rank,
+        )
+        return DataLoader(
+            self._validation,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self._workers(),
+            generator=torch.Generator(),  # evaluation leaves torch's global stream alone
+        )
+
+    def test_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
+        """The held-out examples, as for validation: there is no third split."""
+        return self.val_dataloader()
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer else 0
+
+    def _workers(self) -> int:
+        # Lightning asks for more workers than none; here there is nothing for them to do.
+        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        return self.num_workers
+
+    def _load_tokenizer(self) -> None:
+        if self.tokenizer is None:
+            from bishare.models.loading import (
+                load_tokenizer,  # the only need of base models, and not for a given tokenizer
+            )
+
+            self.tokenizer = load_tokenizer(self.base)
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    def _plan_steps(self, train: Examples) -> StepSampler | None:
+        """Cut epochs into steps."""
+        self._choose_accumulation(train.lengths)
+        steps = StepSampler(
+            train.num_labels,
+            train.deal,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            world_size=self._world_size,
+            rank=self._rank,
+            seed=self.seed,
+            mixture=self._mixture,
+        )
+        self.steps_per_epoch = steps.num_steps
+        return steps
+
+    def _choose_accumulation(self, lengths: npt.NDArray[np.int64]) -> None:
+        """Choose the accumulation for examples of such lengths, and hand it to the trainer."""
+        before = self.accumulation
+        self.accumulation = choose_accumulation(
+            lengths,
+            batch_size=self.batch_size,
+            tokens_per_micro_batch=self.tokens_per_micro_batch,
+            world_size=self._world_size,
+        )
+        if self.trainer:
+            if getattr(self.trainer, "overfit_batches", 0):  # set by name in Trainer, so that mypy does not see it
+                raise UserError("trainer.overfit_batches would replace the optimizer steps; use data.max_examples.")
+            given = self.trainer.accumulate_grad_batches
+            if given not in (1, before, self.accumulation):
+                raise UserError(
+                    f"trainer.accumulate_grad_batches is {given}, but data.batch_size and data.tokens_per_micro_batch "
+                    "decide it; leave it out."
+                )
+            self.trainer.accumulate_grad_batches = self.accumulation

@@ -1,0 +1,82 @@
+"""The architecture of a base without its weights and without the network: shapes on the meta device.
+
+It comes from the config.json of a local model or of the hub's cache, or from ``base/OWNER--NAME.json`` beside the
+configuration; the project's own ``configs/base`` has some.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from huggingface_hub import try_to_load_from_cache
+
+from bishare.commands.config.settings import ModelSettings
+from bishare.errors import UserError
+
+
+def find_architecture(model: ModelSettings, files: Sequence[Path], given: str | None) -> transformers.PretrainedConfig:
+    """The base's architecture, from what is on this machine.
+
+    Args:
+        model: Names the base.
+        files: The configuration files; ``base/OWNER--NAME.json`` is looked for beside them and in the project.
+        given: A config.json to use instead.
+
+    Raises:
+        UserError: It is not on this machine.
+    """
+    if given is not None:
+        return _read_architecture(Path(given), model)
+    base = model.base
+    if base.startswith("package:") or base.endswith(".gguf") or Path(base).expanduser().exists():
+        from bishare.models.loading import load_base_config
+
+        return load_base_config(base, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    name = base.replace("/", "--") + ".json"
+    shipped = Path(__file__).resolve().parents[2] / "configs"
+    for folder in (*(file.parent for file in files), shipped):
+        if (folder / "base" / name).is_file():
+            return _read_architecture(folder / "base" / name, model)
+    cached = try_to_load_from_cache(base, "config.json", revision=model.revision) if base.count("/") < 2 else None
+    if isinstance(cached, str):
+        return _read_architecture(Path(cached), model)
+    raise UserError(
+        f"the architecture of {base} is not on this machine, and plan downloads nothing; give its config.json with "
+        f"--architecture, put it beside the configuration as base/{name}, or run `hf download {base} config.json`."
+    )
+
+
+def _read_architecture(file: Path, model: ModelSettings) -> transformers.PretrainedConfig:
+    try:
+        config = transformers.AutoConfig.from_pretrained(file, trust_remote_code=model.trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file} is no config.json of a model that transformers knows: {reason}") from error
+    assert isinstance(config, transformers.PretrainedConfig)
+    return config
+
+
+def build_on_meta(
+    config: transformers.PretrainedConfig, *, num_classes: int | None = None, trust_remote_code: bool = False
+) -> transformers.PreTrainedModel:
+    """The model of this architecture, with shapes and without values.
+
+    Args:
+        config: The architecture.
+        num_classes: Build a classifier of sequences instead of a causal language model.
+        trust_remote_code: Run Python code that comes with it.
+
+    Raises:
+        UserError: The architecture has no such model.
+    """
+    auto: Any = transformers.AutoModelForCausalLM
+    if num_classes is not None:
+        auto, config.num_labels = transformers.AutoModelForSequenceClassification, num_classes
+    try:
+        with torch.device("meta"):
+            model = auto.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise UserError(f"{type(config).__name__}: {str(error).splitlines()[0]}") from error
+    return cast(transformers.PreTrainedModel, model)

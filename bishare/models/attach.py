@@ -1,0 +1,185 @@
+"""Puts an adapter into a Hugging Face model, takes it out again, and merges it into the weights on request.
+
+The frozen weights are never touched but by :func:`merge`, which keeps the originals: nothing is ever subtracted, so
+:func:`unmerge` and :func:`remove` give back the base model bit by bit.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.errors import UserError
+from bishare.models.adapted_linear import ADAPTED, AdaptedWeight, SharedInput, delta
+from bishare.models.packed_attention import can_pack, quicken_attention
+from bishare.models.targets import find_slots, siblings
+from bishare.models.upfront_assembly import Upfront
+from bishare.ops.frozen_linear import quicken, unquicken
+from bishare.ops.rms_norm import quicken_norms, unquicken_norms
+from bishare.ops.swiglu import quicken_mlps, unquicken_mlps
+
+NAME = "bishare"
+"""Attribute of the base model under which its adapter is registered."""
+HOOKS = "bishare_hooks"
+"""Attribute of the base model that holds the handles of :class:`~bishare.models.upfront_assembly.Upfront`. They lead to the
+model, so a copy of the adapter alone must not take them along."""
+
+
+def adapter_of(model: nn.Module) -> Adapter:
+    """The adapter in ``model``.
+
+    Raises:
+        UserError: There is none.
+    """
+    adapter = getattr(model, NAME, None)
+    if not isinstance(adapter, Adapter):
+        raise UserError(f"this {type(model).__name__} carries no adapter; call attach(model, config) first.")
+    return adapter
+
+
+def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
+    """Freeze ``model``, build the adapter of ``config`` on its device in fp32 and let its weights use it.
+
+    The model stays the object that it was, so that training loops and ``generate`` work as before.
+
+    Raises:
+        UserError: ``model`` carries an adapter already, or a target matches nothing.
+    """
+    if hasattr(model, NAME):
+        raise UserError(f"this {type(model).__name__} carries an adapter already; call remove(model) first.")
+    slots = find_slots(model, config)
+    for name, other in _tied(model, {slot.name for slot in slots}):
+        warnings.warn(f"{name} is tied to {other}: only the first is adapted, and merging is refused.", stacklevel=2)
+    with torch.device(next(model.parameters()).device):
+        adapter = config.build(slots).float()
+    adapter.thawed = [name for name, p in model.named_parameters() if p.requires_grad]
+    model.requires_grad_(False)
+    inputs: dict[frozenset[str], SharedInput] = {}
+    for slot in slots:
+        module = model.get_submodule(slot.name)
+        module.__class__ = ADAPTED[type(module)]
+        assert isinstance(module, AdaptedWeight)
+        readers = siblings(slot, slots)
+        module.slot, module._adapter = slot, (adapter,)
+        module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
+    quicken(model)
+    quicken_norms(model)
+    quicken_mlps(model)
+    adapter.attention = quicken_attention(model)
+    setattr(model, HOOKS, Upfront(adapter, _adapted(model)).hook(model))
+    model.add_module(NAME, adapter)
+    return adapter
+
+
+def remove(model: nn.Module) -> None:
+    """Take the adapter out; weights, module types and ``requires_grad`` are again what they were, bitwise."""
+    adapter = adapter_of(model)
+    if adapter.merged:
+        unmerge(model)
+    _detach(model, adapter)
+
+
+def merge_and_remove(model: nn.Module) -> None:
+    """Leave a plain model that holds the updates in its weights, in which nothing reminds of an adapter.
+
+    Raises:
+        UserError: As :func:`merge`.
+    """
+    adapter = adapter_of(model)
+    merge(model, keep_originals=False)
+    _detach(model, adapter)
+
+
+def _detach(model: nn.Module, adapter: Adapter) -> None:
+    for hook in getattr(model, HOOKS):
+        hook.remove()
+    delattr(model, HOOKS)
+    for module in _adapted(model):
+        del module.slot, module._adapter, module.shared
+        plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
+        module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
+    unquicken(model)
+    unquicken_norms(model)
+    unquicken_mlps(model)
+    if adapter.attention is not None and can_pack(model):  # else it was changed since
+        model.set_attn_implementation(adapter.attention)  # type: ignore[operator]  # it is a PreTrainedModel
+    delattr(model, NAME)
+    for name in adapter.thawed:
+        model.get_parameter(name).requires_grad_(True)
+
+
+@torch.no_grad()
+def merge(model: nn.Module, *, keep_originals: bool = True) -> None:
+    """Add every update to its weight: computed in fp32, cast once to the weight's type.
+
+    Args:
+        model: A model that carries an adapter; its forward then leaves the adapter out.
+        keep_originals: Keep a copy of each weight in main memory, so that :func:`unmerge` needs no other source.
+
+    Raises:
+        UserError: It is merged already, or an adapted weight is tied to another one, which would change too.
+    """
+    adapter = adapter_of(model)
+    if adapter.merged:
+        raise UserError("the adapter is merged already.")
+    for name, other in _tied(model, {slot.name for slot in adapter.slots}):
+        raise UserError(f"merging would change {other} too, which is tied to {name}; untie them or export to PEFT.")
+    try:
+        for module in _adapted(model):
+            weight = module.matrix()
+            if keep_originals:
+                adapter.originals[module.slot.key] = weight.detach().to("cpu", copy=True)
+            weight.copy_(weight.float() + delta(adapter.factors(module.slot)))
+    except BaseException:  # out of memory, an interrupt: half a merged model would answer wrongly
+        _restore(model, adapter)
+        raise
+    adapter.merged = True
+
+
+@torch.no_grad()
+def unmerge(model: nn.Module, fresh: nn.Module | None = None) -> None:
+    """Put the weights of before :func:`merge` back, bitwise.
+
+    Args:
+        model: A merged model.
+        fresh: The base model, loaded anew, to copy from when the originals were not kept.
+
+    Raises:
+        UserError: It is not merged, or no originals were kept and ``fresh`` is not given.
+    """
+    adapter = adapter_of(model)
+    if not adapter.merged:
+        raise UserError("the adapter is not merged.")
+    if fresh is None and not adapter.originals:
+        raise UserError("the originals were not kept; give unmerge a freshly loaded base model to copy from.")
+    if fresh is None:
+        _restore(model, adapter)
+    else:
+        for module in _adapted(model):
+            module.get_parameter("weight").copy_(fresh.get_submodule(module.slot.name).get_parameter("weight"))
+        adapter.originals.clear()
+    adapter.merged = False
+
+
+def _restore(model: nn.Module, adapter: Adapter) -> None:
+    """Put back the originals that were kept."""
+    for module in _adapted(model):
+        if module.slot.key in adapter.originals:
+            module.matrix().copy_(adapter.originals.pop(module.slot.key))
+
+
+def _adapted(model: nn.Module) -> Iterator[AdaptedWeight]:
+    return (module for module in model.modules() if isinstance(module, AdaptedWeight))
+
+
+def _tied(model: nn.Module, names: set[str]) -> Iterator[tuple[str, str]]:
+    """Pairs (weight named, other place in the model that holds the same parameter)."""
+    places: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(parameter), []).append(name)
+    for where in places.values():
+        for name in where if len(where) > 1 else ():
+            if name.removesuffix(".weight") in names:
+                yield name, next(other for other in where if other != name)

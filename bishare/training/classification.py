@@ -1,0 +1,193 @@
+"""The LightningModule for classification: an adapter in a frozen encoder, and a head that is trained in full."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import (
+    Accuracy,
+    F1Score,
+    MatthewsCorrCoef,
+    Metric,
+    MetricCollection,
+    PearsonCorrCoef,
+    SpearmanCorrCoef,
+)
+from transformers import PreTrainedModel
+from typing_extensions import override
+
+from bishare.adapters.base import AdapterConfig
+from bishare.data.glue import TASKS, Task, TaskName
+from bishare.errors import UserError
+from bishare.models.classifier import head_parameters, train_head
+from bishare.models.dtypes import Asked
+from bishare.models.loading import load_classifier
+from bishare.training.loss import TokenLoss
+from bishare.training.module import Batch, BiShareModule
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class ClassificationModule(BiShareModule):
+    """Trains an adapter and a classification head on a frozen encoder.
+
+    Args:
+        base: As for ``BiShareModule``; the model of its architecture that classifies sequences is built.
+        adapter: The method and its options.
+        task: A task of GLUE, which decides the classes and the metrics; the command line takes it from the data.
+        base_dtype: Type of the frozen weights, as for ``BiShareModule``; adapter and head are always fp32.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with the base model.
+        learning_rate: Peak of the schedule.
+        lr_factors: Factors of the learning rate by parameter group or role, as for ``BiShareModule``, and for ``head``.
+        weight_decay: AdamW's decoupled weight decay.
+        warmup_steps: Optimizer steps over which the rate rises to its peak; below 1, a share of the run's steps.
+        gradient_checkpointing: Recompute activations in the backward pass.
+
+    Logs:
+        ``train/loss``: mean cross-entropy of the optimizer step in nats; for scores the mean squared error.
+        ``val/loss``: the same over the validation set.
+        ``val/accuracy``, ``val/f1``, ``val/matthews``, ``val/pearson``, ``val/spearman``: those that GLUE reports for
+            the task; a correlation is 0 where all predictions are the same.
+        ``val/score``: their mean.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        adapter: AdapterConfig,
+        task: TaskName,
+        *,
+        base_dtype: Asked = "bfloat16",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        learning_rate: float = 1e-4,
+        lr_factors: dict[str, float] | None = None,
+        weight_decay: float = 0.0,
+        warmup_steps: int | float = 100,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(
+            base,
+            adapter,
+            base_dtype=base_dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            learning_rate=learning_rate,
+            lr_factors=lr_factors,
+            weight_decay=weight_decay,
+            warmup_steps=warmup_steps,
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        if task not in TASKS:
+            raise UserError(f"task is {task}; GLUE has {', '.join(TASKS)}.")
+        self.task = TASKS[task]
+        self.metrics = glue_metrics(self.task)
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
+            # The weights arrive in pieces then, and the head's cannot be made fp32 any more.
+            raise UserError("trainer.strategy is ZeRO-3, which cannot train a classification head; use stage 2 or ddp.")
+        return super().configure_callbacks()
+
+    @override
+    def load_model(self) -> PreTrainedModel:
+        model = load_classifier(
+            self.base,
+            self.task.num_classes,
+            dtype=self.weights_type,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
+        model.config.pad_token_id = self.tokenizer.pad_token_id  # decoders look for the last token before it
+        return model
+
+    @override
+    def adapt(self, model: PreTrainedModel) -> None:
+        super().adapt(model)
+        train_head(model)
+
+    @override
+    def head(self) -> Mapping[str, nn.Parameter]:
+        return head_parameters(self.model)
+
+    @override
+    def loss(self, batch: Batch) -> TokenLoss:
+        return classification_loss(self._logits(batch), batch["labels"])
+
+    def _logits(self, batch: Batch) -> Tensor:
+        inputs = {name: batch[name] for name in INPUTS if name in batch}
+        return self.model(**inputs).logits.float()  # type: ignore[no-any-return]  # of every classifier's output
+
+    @override
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        logits, labels = self._logits(batch), batch["labels"]
+        loss = classification_loss(logits, labels)
+        self.val_loss.update(loss.mean(), weight=loss.num_labels)
+        self.metrics.update(predictions(logits), labels)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        values = {name: value.nan_to_num() for name, value in self.metrics.compute().items()}
+        for name, value in values.items():
+            self.log(f"val/{name}", value)
+        self.log("val/score", torch.stack(list(values.values())).mean(), prog_bar=True)
+        self.val_loss.reset()
+        self.metrics.reset()
+
+    @override
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, str]]:
+        """Classes or scores of a batch: one ``{"prompt", "answer", "reference"}`` each."""
+        found = predictions(self._logits(batch)).tolist()
+        answers = [f"{value:.2f}" if self.task.num_classes == 1 else str(value) for value in found]
+        rows = zip(batch["prompt"], answers, batch["reference"], strict=True)
+        return [{"prompt": prompt, "answer": answer, "reference": reference} for prompt, answer, reference in rows]
+
+    @override
+    def generate(self, prompts: list[str], max_new_tokens: int = 64) -> list[str]:
+        """Nothing: a classifier writes no text.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError("a classifier writes no answers; leave out what asks for them.")
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> TokenLoss:
+    """Cross-entropy of classes, or the squared error of scores, summed over the rows.
+
+    Args:
+        logits: [b, number of classes], or [b, 1] for scores; fp32.
+        labels: Classes [b] (int64) or scores [b].
+    """
+    num_labels = torch.tensor(len(labels), device=labels.device)
+    if logits.shape[1] == 1:
+        total = F.mse_loss(logits[:, 0], labels, reduction="sum")
+        return TokenLoss(total, num_labels, torch.zeros_like(num_labels))
+    return TokenLoss(F.cross_entropy(logits, labels, reduction="sum"), num_labels, (logits.argmax(-1) == labels).sum())
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """The likeliest classes [b], or the scores [b]."""
+    return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(-1)
+
+
+def glue_metrics(task: Task) -> MetricCollection:
+    """What GLUE reports for a task, by name."""
+    kind: Literal["binary", "multiclass"] = "binary" if task.num_classes == 2 else "multiclass"
+    build: dict[str, Any] = {
+        "accuracy": lambda: Accuracy(task=kind, num_classes=task.num_classes),
+        "f1": lambda: F1Score(task=kind, num_classes=task.num_classes),
+        "matthews": lambda: MatthewsCorrCoef(task=kind, num_classes=task.num_classes),
+        "pearson": PearsonCorrCoef,
+        "spearman": SpearmanCorrCoef,
+    }
+    found: dict[str, Metric | MetricCollection] = {name: build[name]() for name in task.metrics}
+    return MetricCollection(found, compute_groups=False)

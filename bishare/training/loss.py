@@ -1,0 +1,64 @@
+"""The loss of a batch of token sequences: cross-entropy summed over the labelled positions.
+
+Sums, not means: an optimizer step divides by the number of labels of all its micro-batches and ranks, so that the
+result does not depend on how the examples were dealt.
+
+Shapes: b sequences, n tokens, v vocabulary, m labelled positions; labels are not shifted and -100 means no loss.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from bishare.data.packing import unpack
+from bishare.models.packed_attention import can_pack, model_inputs
+from bishare.ops.linear_cross_entropy import head_loss, head_of
+
+IGNORED = -100
+
+
+class TokenLoss(NamedTuple):
+    """Sums over the labelled positions of one batch."""
+
+    sum: Tensor  # [], fp32: cross-entropy in nats
+    num_labels: Tensor  # [], int64
+    num_correct: Tensor  # [], int64: positions where the label is the likeliest token
+
+    def mean(self) -> Tensor:
+        """Cross-entropy per label, in nats."""
+        return self.sum / self.num_labels
+
+
+def token_loss(model: nn.Module, batch: Mapping[str, Any]) -> TokenLoss:
+    """Run a causal language model on a batch and compare with its labels.
+
+    The vocabulary is projected to at the labelled positions only, and taken to fp32 before the softmax.
+
+    Args:
+        model: A causal language model.
+        batch: ``input_ids``, ``attention_mask`` and ``labels`` [b, n]; or a pack (see ``data/packing.py``): one row
+            with ``position_ids``, and ``lengths`` and ``shared`` of its documents.
+    """
+    if "lengths" in batch and not can_pack(model):
+        batch = unpack(batch)
+    inputs = model_inputs(batch)
+    labels = batch["labels"][:, 1:]
+    labelled = labels != IGNORED
+    wanted = labels[labelled]  # [m]
+    if (head := head_of(model)) is None:
+        predicted = model(**inputs, use_cache=False).logits[:, :-1][labelled].float()  # [m, v]
+        correct = (predicted.detach().argmax(-1) == wanted).sum()
+        return TokenLoss(F.cross_entropy(predicted, wanted, reduction="sum"), labelled.sum(), correct)
+    base = cast(PreTrainedModel, model).base_model
+    hidden = base(**inputs, use_cache=False)[0][:, :-1][labelled]  # [m, d]
+    total, correct = head_loss(head, hidden, wanted)
+    return TokenLoss(total, labelled.sum(), correct)
+
+
+def perplexity(loss: Tensor) -> Tensor:
+    """exp of the mean cross-entropy in nats."""
+    return torch.exp(loss)

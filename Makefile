@@ -43,6 +43,7 @@ lint: $(STAMP) ## check style and types
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+	@.venv/bin/lint-imports
 
 .PHONY: format
 format: $(STAMP) ## put every file into the one format

@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from bishare.adapters.aslora import ASLoRAConfig
-from bishare.adapters.base import Adapter, AdapterConfig, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.factors import Slot
 from bishare.ops.assembly import assemble
 from callbacks import AdaptiveMerging
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bishare.adapters.base import Slot
 from bishare.adapters.bishare import BiShare
+from bishare.adapters.factors import Slot
 from bishare.adapters.transforms import Gate, Kronecker, Slice
 from bishare.models.adapted_linear import AdaptedWeight
 from bishare.ops.lora_linear import plain_product

@@ -27,7 +27,7 @@ def draw(rank: int, num_layers: int) -> dict[Any, Any]:
     """Random updates by slot."""
     import torch
 
-    from bishare.adapters.base import Factors, Slot
+    from bishare.adapters.factors import Factors, Slot
 
     generator = torch.Generator().manual_seed(0)
     return {

@@ -7,11 +7,11 @@ from bishare.lazy import lazy
 if TYPE_CHECKING:
     from bishare.adapters.aslora import ASLoRAConfig
     from bishare.adapters.bishare import BiShareConfig
-    from bishare.adapters.checkpoint import load_adapter, save_adapter
+    from bishare.adapters.checkpoint import save_adapter
     from bishare.adapters.lora import LoRAConfig
     from bishare.adapters.vblora import VBLoRAConfig
     from bishare.adapters.vera import VeRAConfig
-    from bishare.models.attach import attach, merge, remove, unmerge
+    from bishare.models.attach import attach, load_adapter, merge, remove, unmerge
     from bishare.serving.pool import AdapterPool
     from bishare.training.classification import ClassificationModule
     from bishare.training.module import BiShareModule
@@ -45,7 +45,7 @@ _MODULES = {
     "VBLoRAConfig": "bishare.adapters.vblora",
     "VeRAConfig": "bishare.adapters.vera",
     "attach": "bishare.models.attach",
-    "load_adapter": "bishare.adapters.checkpoint",
+    "load_adapter": "bishare.models.attach",
     "merge": "bishare.models.attach",
     "remove": "bishare.models.attach",
     "save_adapter": "bishare.adapters.checkpoint",

@@ -32,10 +32,11 @@ from bishare.adapters.merging import (
     merges_by_count,
     merges_to_count,
     merges_to_groups,
+    owners_of,
 )
 from bishare.analysis.merge_log import FILE, MergeRecord
 from bishare.analysis.parameters import num_lora_values, num_values
-from bishare.analysis.plots.sharing import Tie, merge_tree, owners_of, sharing_map
+from bishare.analysis.plots.sharing import Tie, merge_tree, sharing_map
 from bishare.distributed.partitions import full_fp32
 from bishare.errors import UserError
 from callbacks.run import adapter_of, run_folder, tensorboards

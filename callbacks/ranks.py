@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from bishare.adapters.base import Slot
+from bishare.adapters.factors import Slot
 from bishare.analysis.levels import measure_levels
 from bishare.analysis.plots.heatmaps import heat_map
 from bishare.analysis.ranks import UpdateRank

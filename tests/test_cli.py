@@ -17,9 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bishare.cli import main
+from tests.places import PROJECT
 
 Run = Callable[..., int]
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def test_a_batch_that_two_devices_cannot_share_is_refused_in_one_line(config: Pa
     left = {"RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
     environment = {name: value for name, value in os.environ.items() if name not in left}
     done = subprocess.run(
-        [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False
+        [*command, *options], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode != 0
     assert "batch_size is 3, which 2 devices cannot share equally; the nearest: 2 or 4." in done.stderr

@@ -12,8 +12,8 @@ from bishare.commands.compare.runs import Run, tree_of
 from bishare.commands.fit import BiShareCLI
 from bishare.models.loading import load_base_config
 from bishare.models.sources import find_base
+from tests.places import CONFIGS
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 RUNNABLE = sorted(CONFIGS.glob("*.yaml"))
 COMPARISONS = sorted(CONFIGS.glob("compare/*.yaml"))
 PARTS = sorted({*CONFIGS.glob("*/*.yaml")} - {*COMPARISONS})

@@ -5,16 +5,16 @@ import re
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from tests.places import PROJECT
+
 OURS = {"bishare", "callbacks"}
 
 
 def imported() -> set[str]:
     """Distributions whose modules the source imports, by their normalised names."""
     modules = set()
-    for file in [*ROOT.glob("bishare/**/*.py"), *ROOT.glob("callbacks/**/*.py")]:
+    for file in [*PROJECT.glob("bishare/**/*.py"), *PROJECT.glob("callbacks/**/*.py")]:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.split(".")[0] for alias in node.names}
@@ -30,7 +30,7 @@ def normalised(name: str) -> str:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["eval"]]
     names = {normalised(match[0]) for requirement in declared if (match := re.match(r"[\w.-]+", requirement))}
     assert imported()

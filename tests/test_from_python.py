@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 import bishare
 from tests.byte_base import write_byte_base
+from tests.places import PROJECT
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = [
     bishare.BiShareConfig(size=12),
     bishare.ASLoRAConfig(r=4),
@@ -63,7 +63,7 @@ def test_attach_train_save_load_generate(
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## From Python")[2].partition("\n## ")[0]
+    section = (PROJECT / "README.md").read_text(encoding="utf-8").partition("## From Python")[2].partition("\n## ")[0]
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if "attach" in block)
     base = write_byte_base(tmp_path / "llama")
 

@@ -11,12 +11,11 @@ import pytest
 
 from bishare.cli import COMMANDS, KEPT_KERNELS, Command, main
 from bishare.errors import UserError
+from tests.places import PROJECT
 
-ROOT = Path(__file__).parents[1]
 
-
-def python(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def python(*arguments: str, folder: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

@@ -12,9 +12,10 @@ import yaml
 from nbclient import NotebookClient
 
 from bishare.cli import main
+from tests.places import PROJECT
 from tests.tiny_base import save_tiny_base
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = PROJECT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|root|tmp|work|Users|mnt|opt|usr)/")
 

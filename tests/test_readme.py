@@ -2,14 +2,13 @@
 
 import pkgutil
 import re
-from pathlib import Path
 
 import pytest
 
 from bishare.cli import COMMANDS
+from tests.places import PROJECT
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXT = (PROJECT / "README.md").read_text(encoding="utf-8")
 FOLDERS = "benchmarks|bishare|callbacks|configs|docs|notebooks|tests"
 
 
@@ -21,7 +20,7 @@ def named(pattern: str) -> list[str]:
 
 @pytest.mark.parametrize("path", named(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./-]*\w"))
 def test_every_file_is_there(path: str) -> None:
-    assert (ROOT / path).exists()
+    assert (PROJECT / path).exists()
 
 
 @pytest.mark.parametrize("command", named(r"-m bishare (\w+)"))
@@ -31,7 +30,7 @@ def test_every_command_is_one(command: str) -> None:
 
 @pytest.mark.parametrize("target", named(r"(?m)(?:^|`)make (\w+)"))
 def test_every_target_of_make_is_one(target: str) -> None:
-    assert re.search(rf"(?m)^{target}:", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert re.search(rf"(?m)^{target}:", (PROJECT / "Makefile").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", named(r"\b((?:callbacks|bishare(?:\.data)?)\.[A-Za-z]\w*)\b"))

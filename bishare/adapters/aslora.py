@@ -14,7 +14,8 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.factors import Factors, Slot
 from bishare.adapters.mergeable_groups import MergeableGroup
 from bishare.adapters.store import SHARED, Store, by_kind, kind_name
 from bishare.errors import UserError

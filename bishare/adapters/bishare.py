@@ -17,7 +17,8 @@ from typing import ClassVar, Literal, cast
 
 from torch import nn
 
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.factors import Factors, Slot
 from bishare.adapters.mergeable_groups import MergeableGroup
 from bishare.adapters.store import SHARED, Store, by_kind, kind_name
 from bishare.adapters.transforms import FitInit, Gate, KernelForm, Kronecker, Position, Slice, Transform

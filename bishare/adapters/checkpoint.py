@@ -19,14 +19,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from bishare.adapters.base import Adapter, AdapterConfig, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.factors import Slot
 from bishare.adapters.registry import METHODS
 from bishare.errors import UserError
-from bishare.models.attach import attach, remove
-from bishare.models.classifier import head_parameters, train_head
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -166,43 +164,6 @@ def _config(method: str, options: dict[str, Any], path: Path) -> AdapterConfig:
     return METHODS[method](**options)
 
 
-def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
-    """Inject the adapter of ``folder`` into ``model``, with the classification head that comes with it, if any.
-
-    Raises:
-        UserError: As :func:`read_adapter`; or the adapter was trained on a model of other shapes, or a tensor is
-            missing, unknown or of another shape. The model is then left as it was.
-    """
-    file = read_adapter(folder)
-    if file.head:
-        _check_head(model, file.head, folder)
-    adapter = attach(model, file.config)
-    try:
-        check_slots(file, adapter.slots, folder)
-        load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
-    except UserError:
-        remove(model)
-        raise
-    if file.head:
-        assert isinstance(model, PreTrainedModel)
-        train_head(model)
-        with torch.no_grad():
-            _copy(file.head, head_parameters(model))
-    return adapter
-
-
-def _check_head(model: nn.Module, head: Mapping[str, Tensor], folder: str | Path) -> None:
-    places = head_parameters(model) if isinstance(model, PreTrainedModel) else {}
-    wanted, found = ({name: list(t.shape) for name, t in tensors.items()} for tensors in (head, places))
-    if wanted != found:
-        name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
-        raise UserError(
-            f"{folder} comes with a classification head that this {type(model).__name__} has not: {name} is "
-            f"{wanted.get(name, 'absent')} there and {found.get(name, 'absent')} here; load it into "
-            "AutoModelForSequenceClassification with as many classes."
-        )
-
-
 def check_slots(file: AdapterFile, slots: Sequence[Slot], folder: str | Path) -> None:
     """Raise a UserError unless these are the weights that the adapter in ``folder`` was trained on."""
     if file.slots == tuple(slots):
@@ -233,18 +194,31 @@ def load_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], *, where: str)
             raise UserError(f"{where}: {name} has shape {shapes[0]}, the adapter {shapes[1]}.")
     # The owner maps among the buffers say which parameters are live, so they come first.
     before = {name: buffer.clone() for name, buffer in buffers.items()}
-    _copy({name: tensor for name, tensor in tensors.items() if name in buffers}, buffers)
+    copy_tensors({name: tensor for name, tensor in tensors.items() if name in buffers}, buffers)
     try:
         adapter.refresh()
         if missing := sorted(set(adapter.live_parameters()) - set(tensors)):
             raise UserError(f"{where} lacks {missing[0]!r} ({len(missing)} missing of {len(places)}).")
     except UserError:
-        _copy(before, buffers)
+        copy_tensors(before, buffers)
         adapter.refresh()
         raise
-    _copy(tensors, places)
+    copy_tensors(tensors, places)
 
 
-def _copy(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+def copy_tensors(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         places[name].copy_(tensor)
+
+
+def read_whole_adapter(folder: str | Path) -> Adapter:
+    """The adapter of a folder, ready to assemble its factors, without a base model.
+
+    Raises:
+        UserError: As ``read_adapter``, or its tensors are not those of its configuration.
+    """
+    file = read_adapter(folder)
+    with torch.random.fork_rng(devices=[]):
+        adapter = file.config.build(file.slots).float()
+    load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
+    return adapter

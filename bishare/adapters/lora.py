@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.factors import Factors, Slot
 from bishare.adapters.store import Store
 from bishare.errors import UserError
 from bishare.ops.assembly import Block, Blocks

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from bishare.adapters.base import Adapter
 from bishare.errors import UserError
 
 Candidates = Literal["all", "adjacent"]
@@ -173,3 +174,11 @@ def merges_to_count(sizes: Mapping[str, Size], *, live: int, target: int) -> dic
                 planned[name] += 1
                 live -= size.num_values
     return planned
+
+
+def owners_of(adapter: Adapter) -> dict[str, dict[int, int]]:
+    """For every group, the layer whose B each layer uses."""
+    return {
+        name: {layer: group.layers[owner] for layer, owner in zip(group.layers, group.owners, strict=True)}
+        for name, group in adapter.mergeable_groups().items()
+    }

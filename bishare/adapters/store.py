@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from bishare.adapters.base import Factors, Slot
+from bishare.adapters.factors import Factors, Slot
 from bishare.errors import UserError
 
 SHARED = "all"

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bishare.adapters.base import Factors
+from bishare.adapters.factors import Factors
 from bishare.ops.assembly import Block
 
 Position = Literal["center", "top-left", "bottom-right"]

@@ -15,7 +15,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.factors import Factors, Slot
 from bishare.errors import UserError
 
 BANK_BOUND = 0.02

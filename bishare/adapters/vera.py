@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Scaled, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.factors import Factors, Scaled, Slot
 from bishare.errors import UserError
 from bishare.ops.assembly import Block, Blocks
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bishare.adapters.base import Adapter, Slot
+from bishare.adapters.base import Adapter
+from bishare.adapters.factors import Slot
 from bishare.analysis.levels import WHOLE, measure_levels
 from bishare.ops.assembly import Block, Blocks
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bishare.adapters.base import Factors, Slot
+from bishare.adapters.factors import Factors, Slot
 from bishare.analysis.similarity.geometry import compare, relative_distance
 from bishare.analysis.similarity.null import random_update
 from bishare.errors import UserError

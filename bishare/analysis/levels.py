@@ -4,7 +4,8 @@ from collections import defaultdict
 
 import torch
 
-from bishare.adapters.base import Adapter, Factors, Slot, stack
+from bishare.adapters.base import Adapter
+from bishare.adapters.factors import Factors, Slot, stack
 from bishare.analysis.ranks import UpdateRank, measure
 
 WHOLE = "whole"

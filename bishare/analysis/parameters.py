@@ -3,9 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from bishare.adapters.base import Adapter, Slot
+from bishare.adapters.base import Adapter
+from bishare.adapters.factors import Slot
 
 LORA_RANK = 8
 """Rank of the plain LoRA that every count is compared with, as in the papers' tables."""
@@ -79,3 +81,7 @@ def num_base_values(base: nn.Module, adapter: Adapter) -> int:
 def num_values(parameters: Iterable[nn.Parameter]) -> int:
     """Values of these parameters in all; ZeRO-3 leaves an empty tensor in place and keeps the size beside it."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+
+
+def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

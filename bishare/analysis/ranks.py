@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bishare.adapters.base import Factors
+from bishare.adapters.factors import Factors
 
 EPS = torch.finfo(torch.float32).eps
 

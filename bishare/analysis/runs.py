@@ -6,11 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bishare.adapters.base import Adapter
-from bishare.adapters.checkpoint import WEIGHTS, load_tensors, read_adapter
 from bishare.errors import UserError
 
 Curve = list[tuple[int, float]]
@@ -48,19 +45,6 @@ def read_answers(run: str | Path) -> dict[str, dict[int, str]]:
 def read_evaluations(run: str | Path) -> list[dict[str, Any]]:
     """What ``evaluate`` wrote beside the run's adapter, in the order of the files' names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(run, "evaluation").glob("*.json"))]
-
-
-def read_whole_adapter(folder: str | Path) -> Adapter:
-    """The adapter of a folder, ready to assemble its factors, without a base model.
-
-    Raises:
-        UserError: As ``read_adapter``, or its tensors are not those of its configuration.
-    """
-    file = read_adapter(folder)
-    with torch.random.fork_rng(devices=[]):
-        adapter = file.config.build(file.slots).float()
-    load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
-    return adapter
 
 
 def _events(run: str | Path) -> EventAccumulator:

@@ -12,3 +12,8 @@ def table_of_figures(title: str, columns: Iterable[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
+
+
+def size(num_bytes: int) -> str:
+    """A size in MB or GB of 1000."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

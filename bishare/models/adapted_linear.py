@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from bishare.adapters.base import Adapter, Factors, Slot
+from bishare.adapters.base import Adapter
+from bishare.adapters.factors import Factors, Slot
 from bishare.ops.assembly import Blocks, Rows, assemble, stack_of
 from bishare.ops.dropout import draw_keep
 from bishare.ops.frozen_linear import FrozenLinear

@@ -12,15 +12,25 @@ import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 
-from bishare.commands.config.settings import ModelSettings
+from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.errors import UserError
+from bishare.models.targets import find_slots
 
 
-def find_architecture(model: ModelSettings, files: Sequence[Path], given: str | None) -> transformers.PretrainedConfig:
+def find_architecture(
+    base: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    files: Sequence[Path] = (),
+    given: str | None = None,
+) -> transformers.PretrainedConfig:
     """The base's architecture, from what is on this machine.
 
     Args:
-        model: Names the base.
+        base: Hub name, local folder, ``.gguf`` file, or ``package:NAME``.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with the base model.
         files: The configuration files; ``base/OWNER--NAME.json`` is looked for beside them and in the project.
         given: A config.json to use instead.
 
@@ -28,29 +38,28 @@ def find_architecture(model: ModelSettings, files: Sequence[Path], given: str | 
         UserError: It is not on this machine.
     """
     if given is not None:
-        return _read_architecture(Path(given), model)
-    base = model.base
+        return _read_architecture(Path(given), trust_remote_code=trust_remote_code)
     if base.startswith("package:") or base.endswith(".gguf") or Path(base).expanduser().exists():
         from bishare.models.loading import load_base_config
 
-        return load_base_config(base, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        return load_base_config(base, revision=revision, trust_remote_code=trust_remote_code)
     name = base.replace("/", "--") + ".json"
     shipped = Path(__file__).resolve().parents[2] / "configs"
     for folder in (*(file.parent for file in files), shipped):
         if (folder / "base" / name).is_file():
-            return _read_architecture(folder / "base" / name, model)
-    cached = try_to_load_from_cache(base, "config.json", revision=model.revision) if base.count("/") < 2 else None
+            return _read_architecture(folder / "base" / name, trust_remote_code=trust_remote_code)
+    cached = try_to_load_from_cache(base, "config.json", revision=revision) if base.count("/") < 2 else None
     if isinstance(cached, str):
-        return _read_architecture(Path(cached), model)
+        return _read_architecture(Path(cached), trust_remote_code=trust_remote_code)
     raise UserError(
         f"the architecture of {base} is not on this machine, and plan downloads nothing; give its config.json with "
         f"--architecture, put it beside the configuration as base/{name}, or run `hf download {base} config.json`."
     )
 
 
-def _read_architecture(file: Path, model: ModelSettings) -> transformers.PretrainedConfig:
+def _read_architecture(file: Path, *, trust_remote_code: bool) -> transformers.PretrainedConfig:
     try:
-        config = transformers.AutoConfig.from_pretrained(file, trust_remote_code=model.trust_remote_code)
+        config = transformers.AutoConfig.from_pretrained(file, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file} is no config.json of a model that transformers knows: {reason}") from error
@@ -80,3 +89,9 @@ def build_on_meta(
     except ValueError as error:
         raise UserError(f"{type(config).__name__}: {str(error).splitlines()[0]}") from error
     return cast(transformers.PreTrainedModel, model)
+
+
+def build_adapter(model: torch.nn.Module, config: AdapterConfig) -> Adapter:
+    """The adapter for ``model``, on the meta device."""
+    with torch.device("meta"):
+        return config.build(find_slots(model, config))

@@ -5,14 +5,18 @@ The frozen weights are never touched but by :func:`merge`, which keeps the origi
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.checkpoint import WEIGHTS, check_slots, copy_tensors, load_tensors, read_adapter
 from bishare.errors import UserError
 from bishare.models.adapted_linear import ADAPTED, AdaptedWeight, SharedInput, delta
+from bishare.models.classifier import head_parameters, train_head
 from bishare.models.packed_attention import can_pack, quicken_attention
 from bishare.models.targets import find_slots, siblings
 from bishare.models.upfront_assembly import Upfront
@@ -23,8 +27,9 @@ from bishare.ops.swiglu import quicken_mlps, unquicken_mlps
 NAME = "bishare"
 """Attribute of the base model under which its adapter is registered."""
 HOOKS = "bishare_hooks"
-"""Attribute of the base model that holds the handles of :class:`~bishare.models.upfront_assembly.Upfront`. They lead to the
-model, so a copy of the adapter alone must not take them along."""
+"""Attribute of the base model that holds the handles of :class:`~bishare.models.upfront_assembly.Upfront`.
+
+The handles lead to the model, so a copy of the adapter alone must not take them along."""
 
 
 def adapter_of(model: nn.Module) -> Adapter:
@@ -183,3 +188,40 @@ def _tied(model: nn.Module, names: set[str]) -> Iterator[tuple[str, str]]:
         for name in where if len(where) > 1 else ():
             if name.removesuffix(".weight") in names:
                 yield name, next(other for other in where if other != name)
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
+    """Inject the adapter of ``folder`` into ``model``, with the classification head that comes with it, if any.
+
+    Raises:
+        UserError: As :func:`read_adapter`; or the adapter was trained on a model of other shapes, or a tensor is
+            missing, unknown or of another shape. The model is then left as it was.
+    """
+    file = read_adapter(folder)
+    if file.head:
+        _check_head(model, file.head, folder)
+    adapter = attach(model, file.config)
+    try:
+        check_slots(file, adapter.slots, folder)
+        load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
+    except UserError:
+        remove(model)
+        raise
+    if file.head:
+        assert isinstance(model, PreTrainedModel)
+        train_head(model)
+        with torch.no_grad():
+            copy_tensors(file.head, head_parameters(model))
+    return adapter
+
+
+def _check_head(model: nn.Module, head: Mapping[str, Tensor], folder: str | Path) -> None:
+    places = head_parameters(model) if isinstance(model, PreTrainedModel) else {}
+    wanted, found = ({name: list(t.shape) for name, t in tensors.items()} for tensors in (head, places))
+    if wanted != found:
+        name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
+        raise UserError(
+            f"{folder} comes with a classification head that this {type(model).__name__} has not: {name} is "
+            f"{wanted.get(name, 'absent')} there and {found.get(name, 'absent')} here; load it into "
+            "AutoModelForSequenceClassification with as many classes."
+        )

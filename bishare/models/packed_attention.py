@@ -35,7 +35,7 @@ def use_packed_attention(model: PreTrainedModel) -> None:
 
 
 def quicken_attention(model: nn.Module) -> str | None:
-    """Let a model on the CPU train through :func:`~bishare.ops.causal_attention.causal_attention`, and give the name of what it had.
+    """Train a model on the CPU through ``bishare.ops.causal_attention``, and return the name of its former attention.
 
     None if it stays as it is: in every other respect this attention is transformers' ``sdpa``, so it takes its place
     alone.

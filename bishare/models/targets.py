@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from bishare.adapters.base import AdapterConfig, Slot
+from bishare.adapters.base import AdapterConfig
+from bishare.adapters.factors import Slot
 from bishare.errors import UserError
 from bishare.models.adapted_linear import ADAPTED, features
 

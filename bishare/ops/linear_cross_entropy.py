@@ -10,18 +10,13 @@ logits. So nothing of vocabulary width outlives its chunk. The head is called as
 Shapes: m labelled positions, d hidden width, v vocabulary, c rows of a chunk.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
-from bishare.distributed.partitions import is_gathered_late
 from bishare.ops.frozen_linear import FrozenLinear
 
 CHUNK_BYTES = 30 * 2**20
@@ -30,55 +25,17 @@ the system anew each time."""
 SLICE_VALUES = 2**20
 """Logits of which p exists at once, in fp32."""
 
-_plain_heads: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
-
-def head_of(model: nn.Module) -> nn.Module | None:
-    """The frozen module that alone makes logits of the last hidden state; None if the model is not built so.
-
-    Some models scale their logits or cap them after the head. No list of names decides: the first time, a forward
-    pass over two tokens must give the same logits with and without the model's own last steps.
-    """
-    if not isinstance(model, PreTrainedModel) or model.config.is_encoder_decoder or model.base_model is model:
-        return None
-    head = cast(Any, model).get_output_embeddings()
-    if not isinstance(head, nn.Module) or any(p.requires_grad for p in head.parameters()):
-        return None
-    if model not in _plain_heads:
-        _plain_heads[model] = _is_plain(model, head)
-    return head if _plain_heads[model] else None
-
-
-@torch.no_grad()
-def _is_plain(model: PreTrainedModel, head: nn.Module) -> bool:
-    base: nn.Module = model.base_model
-    ids = torch.tensor([[0, 1]], device=model.device)
-    with _evaluating(model):
-        logits = model(input_ids=ids, use_cache=False).logits
-        return torch.equal(head(base(input_ids=ids, use_cache=False)[0]), logits)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module gets back the mode it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def head_loss(head: nn.Module, hidden: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def head_loss(head: nn.Module, hidden: Tensor, wanted: Tensor, *, gathered_late: bool = False) -> tuple[Tensor, Tensor]:
     """Cross-entropy of ``head(hidden)``, summed in fp32, and the rows where no token is likelier than the label.
 
     Args:
         head: A frozen module from [.., d] to [.., v].
         hidden: Hidden states at the labelled positions [m, d].
         wanted: Their labels [m].
+        gathered_late: Whether ZeRO-3 gathers the head's weight for each call.
     """
-    if is_gathered_late(head):
+    if gathered_late:
         # Each call of the head is a collective: the same number of calls on every rank.
         logits = head(hidden).float()
         return F.cross_entropy(logits, wanted, reduction="sum"), (logits.argmax(-1) == wanted).sum()

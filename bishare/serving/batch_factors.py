@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bishare.adapters.base import Adapter, Scaled
+from bishare.adapters.base import Adapter
+from bishare.adapters.factors import Scaled
 from bishare.errors import UserError
 from bishare.ops.assembly import Blocks, assemble_into
 

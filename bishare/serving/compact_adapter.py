@@ -14,8 +14,9 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from bishare.adapters.base import Adapter, AdapterConfig, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.checkpoint import AdapterFile, load_tensors
+from bishare.adapters.factors import Slot
 from bishare.ops.assembly import rank
 
 FP32 = 4

@@ -1,6 +1,5 @@
 """The LightningModule: a frozen Hugging Face model with an adapter, its loss, its optimizer and its checkpoints."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,9 +22,10 @@ from bishare.models.compiling import compile_norms
 from bishare.models.dtypes import Asked, Dtype, base_type, is_slow
 from bishare.models.loading import load_base, load_tokenizer
 from bishare.models.packed_attention import use_packed_attention
+from bishare.training.checkpoint_check import check_shapes
 from bishare.training.compatibility import check_combination
 from bishare.training.loss import TokenLoss, perplexity, token_loss
-from bishare.training.optimization import adamw, parameter_groups, warmup_and_decay
+from bishare.training.optimization import adamw, parameter_groups, total_steps_of, warmup_and_decay
 from bishare.training.resume import ExactResume
 from bishare.training.update_guard import STEPS, UpdateGuard
 
@@ -157,30 +157,11 @@ class BiShareModule(LightningModule):
             self.adapter, self.head().values(), learning_rate=self.learning_rate, lr_factors=self.lr_factors
         )
         optimizer = adamw(groups, weight_decay=self.weight_decay)
-        total_steps = self._total_steps()
+        total_steps = total_steps_of(self.trainer)
         share = 0 < self.warmup_steps < 1
         warmup_steps = round(self.warmup_steps * total_steps) if share else int(self.warmup_steps)
         schedule = warmup_and_decay(optimizer, warmup_steps=warmup_steps, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _total_steps(self) -> int:
-        """Optimizer steps of the whole run, from the data module where it knows them.
-
-        Raises:
-            UserError: The trainer sets no end.
-        """
-        trainer = self.trainer
-        steps_per_epoch = getattr(getattr(trainer, "datamodule", None), "steps_per_epoch", None)
-        if trainer.max_epochs == -1 or steps_per_epoch is None:
-            if trainer.max_epochs == -1 and trainer.max_steps == -1:
-                raise UserError("the learning rate needs the length of the run: set trainer.max_steps or max_epochs.")
-            # With a loader of Lightning's own kind; for ours it would build the loader early and lose its position.
-            return int(trainer.estimated_stepping_batches)
-        batches = int(steps_per_epoch) * trainer.accumulate_grad_batches
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
-        return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
 
     # --- training ----------------------------------------------------------------------------------------------
 
@@ -297,19 +278,7 @@ class BiShareModule(LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = {k: v.shape for k, v in checkpoint["state_dict"].items()}
         mine = {k: v.shape for k, v in self.state_dict().items() if k.startswith(PREFIX)}
         mine |= {PREFIX + k: full_shape(p) for k, p in self.adapter.named_parameters()}
         mine |= {k: full_shape(p) for k, p in self._head_names().items()}
-        about = checkpoint.get("bishare", {})
-        for name in sorted(saved.keys() | mine.keys()):
-            if saved.get(name) != mine.get(name):
-                raise UserError(
-                    f"the checkpoint ({about.get('method', 'no method')} on {about.get('base', 'no base')}) does not "
-                    f"fit this run: {name.removeprefix(PREFIX)} has shape {_shape(saved.get(name))} there and "
-                    f"{_shape(mine.get(name))} here. Use the configuration it was trained with."
-                )
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "absent" if shape is None else str(list(shape))
+        check_shapes(checkpoint, mine, prefix=PREFIX)

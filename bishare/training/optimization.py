@@ -1,8 +1,10 @@
 """AdamW over an adapter's named parameter groups, and the learning-rate schedule."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -64,3 +66,22 @@ def linear_schedule(step: int, *, warmup_steps: int, total_steps: int) -> float:
 def warmup_and_decay(optimizer: AdamW, *, warmup_steps: int, total_steps: int) -> LambdaLR:
     """The scheduler of :func:`linear_schedule`, stepped once per optimizer step."""
     return LambdaLR(optimizer, lambda step: linear_schedule(step, warmup_steps=warmup_steps, total_steps=total_steps))
+
+
+def total_steps_of(trainer: Trainer) -> int:
+    """Optimizer steps of the whole run, from the data module where it knows them.
+
+    Raises:
+        UserError: The trainer sets no end.
+    """
+    steps_per_epoch = getattr(getattr(trainer, "datamodule", None), "steps_per_epoch", None)
+    if trainer.max_epochs == -1 or steps_per_epoch is None:
+        if trainer.max_epochs == -1 and trainer.max_steps == -1:
+            raise UserError("the learning rate needs the length of the run: set trainer.max_steps or max_epochs.")
+        # With a loader of Lightning's own kind; for ours it would build the loader early and lose its position.
+        return int(trainer.estimated_stepping_batches)
+    batches = int(steps_per_epoch) * trainer.accumulate_grad_batches
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps

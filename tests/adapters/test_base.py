@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from bishare.adapters.base import Factors, Slot, stack
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.factors import Factors, Slot, stack
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
 

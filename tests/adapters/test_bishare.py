@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bishare.adapters.base import Slot
 from bishare.adapters.bishare import BiShare, BiShareConfig
+from bishare.adapters.factors import Slot
 from tests.reference.bishare_reference import (
     bishare_update,
     gate_update,

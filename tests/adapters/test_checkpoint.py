@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bishare.adapters.base import Adapter, Slot
+from bishare.adapters.base import Adapter
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.checkpoint import load_adapter, read_adapter, save_adapter
+from bishare.adapters.checkpoint import read_adapter, save_adapter
+from bishare.adapters.factors import Slot
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.registry import METHODS
 from bishare.errors import UserError
-from bishare.models.attach import adapter_of, attach
+from bishare.models.attach import adapter_of, attach, load_adapter
 from tests.randomised import randomise
 
 ModelFactory = Callable[..., PreTrainedModel]

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from bishare.adapters.aslora import ASLoRAConfig
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.checkpoint import load_adapter, save_adapter
+from bishare.adapters.checkpoint import save_adapter
+from bishare.adapters.factors import Factors, Slot
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
 from bishare.errors import UserError
-from bishare.models.attach import adapter_of, attach, merge, remove, unmerge
+from bishare.models.attach import adapter_of, attach, load_adapter, merge, remove, unmerge
 from tests.randomised import randomise
 from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count, vblora_count, vera_count
 

@@ -2,7 +2,6 @@
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,14 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.utils import logging
 
-from bishare.adapters.base import AdapterConfig, Slot
+from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.factors import Slot
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.registry import METHODS
 from bishare.models.attach import find_slots
+from tests.places import SHARED
 from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count, vblora_count, vera_count
-
-SHARED = Path(__file__).parents[2].parent / "shared"
 
 ARCHITECTURES = {
     "llama1-7b": {"num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32},

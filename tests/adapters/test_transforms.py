@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bishare.adapters.base import Factors
+from bishare.adapters.factors import Factors
 from bishare.adapters.transforms import Gate, Kronecker, Slice, Transform
 from tests.reference.bishare_reference import (
     gate_update,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from bishare.adapters.base import Slot
+from bishare.adapters.factors import Slot
 from bishare.adapters.vblora import VBLoRA, VBLoRAConfig
 from bishare.errors import UserError
 from bishare.training.optimization import parameter_groups

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from bishare.adapters.base import Slot
-from bishare.adapters.checkpoint import load_adapter, save_adapter
+from bishare.adapters.checkpoint import save_adapter
+from bishare.adapters.factors import Slot
 from bishare.adapters.vera import VeRA, VeRAConfig
 from bishare.errors import UserError
-from bishare.models.attach import attach
+from bishare.models.attach import attach, load_adapter
 from bishare.ops.assembly import assemble
 from tests.randomised import randomise
 from tests.reference.baselines_reference import vera_update

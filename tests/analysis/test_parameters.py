@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
-from bishare.adapters.base import Adapter, Slot
+from bishare.adapters.base import Adapter
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.factors import Slot
 from bishare.adapters.lora import LoRA, LoRAConfig
 from bishare.analysis.parameters import count_parameters, num_lora_values
 

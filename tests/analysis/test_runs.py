@@ -6,10 +6,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from bishare.adapters.aslora import ASLoRAConfig
-from bishare.adapters.checkpoint import save_adapter
+from bishare.adapters.checkpoint import read_whole_adapter, save_adapter
+from bishare.adapters.merging import owners_of
 from bishare.analysis.merge_log import read_merges
-from bishare.analysis.plots.sharing import owners_of
-from bishare.analysis.runs import read_answers, read_curves, read_evaluations, read_whole_adapter
+from bishare.analysis.runs import read_answers, read_curves, read_evaluations
 from bishare.errors import UserError
 from bishare.models.attach import attach
 from tests.randomised import randomise

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.checkpoint import load_adapter
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
+from bishare.models.attach import load_adapter
 from bishare.training.module import BiShareModule
 from callbacks import AdapterCheckpoint, AdaptiveMerging
 from tests.reference.aslora_reference import merges

@@ -1,10 +1,10 @@
 import json
-from pathlib import Path
 
 import pytest
 
 from bishare.data.instruct import InstructionData
 from bishare.errors import UserError
+from tests.places import SHARED
 
 
 def test_a_file_becomes_batches(tmp_path, tokenizer, rows):
@@ -26,7 +26,7 @@ def test_a_missing_file_is_reported_by_setup(tmp_path, tokenizer):
 
 
 def test_real_instructions_are_read_and_encoded(tokenizer):
-    path = Path(__file__).parents[2].parent / "shared" / "data" / "instruct_open.jsonl"
+    path = SHARED / "data" / "instruct_open.jsonl"
     if not path.exists():
         pytest.skip("there is no shared data beside the project")
     data = InstructionData(str(path), tokenizer=tokenizer, max_examples=200, num_validation=50, max_length=4096)

@@ -11,8 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.parity.worker import VOCABULARY
-
-ROOT = Path(__file__).parents[2]
+from tests.places import PROJECT
 
 
 def tiny_base(folder: Path) -> str:
@@ -59,8 +58,8 @@ def start(folder: Path) -> "subprocess.Popen[str]":
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
         [sys.executable, *torchrun, str(Path(__file__).with_name("worker.py")), str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bishare.adapters.checkpoint import read_adapter
-
-ROOT = Path(__file__).parents[2]
+from tests.places import PROJECT
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def test_the_flagship_trains_merges_checkpoints_and_resumes_under_zero_3(base: P
         arguments = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
         done = subprocess.run(
             [*command, *arguments, *options],
-            cwd=ROOT,
+            cwd=PROJECT,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             capture_output=True,
             text=True,

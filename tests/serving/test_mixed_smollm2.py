@@ -10,11 +10,11 @@ import torch
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.checkpoint import load_adapter, save_adapter
+from bishare.adapters.checkpoint import save_adapter
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
-from bishare.models.attach import attach, remove
+from bishare.models.attach import attach, load_adapter, remove
 from bishare.models.loading import load_base
 from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bishare.adapters.checkpoint import WEIGHTS, load_adapter, save_adapter
+from bishare.adapters.checkpoint import WEIGHTS, save_adapter
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
-from bishare.models.attach import attach, remove
+from bishare.models.attach import attach, load_adapter, remove
 from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
 

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bishare.adapters.base import Factors, Slot
+from bishare.adapters.factors import Factors, Slot
 from bishare.analysis.contribution import LevelLosses
 from bishare.analysis.levels import WHOLE, bound
 from bishare.analysis.ranks import UpdateRank

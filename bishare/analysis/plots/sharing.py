@@ -8,8 +8,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from bishare.adapters.base import Adapter
-
 COLOURS = "tab20"
 ALONE = "0.93"  # a layer that shares with none
 CELL_WIDTH, CELL_HEIGHT = 0.75, 0.26  # inches
@@ -28,14 +26,6 @@ def _figure(width: float, height: float, title: str) -> Figure:
     FigureCanvasAgg(figure)  # draws without a display and leaves pyplot's state alone
     figure.suptitle(title, fontsize=11)
     return figure
-
-
-def owners_of(adapter: Adapter) -> dict[str, dict[int, int]]:
-    """For every group, the layer whose B each layer uses."""
-    return {
-        name: {layer: group.layers[owner] for layer, owner in zip(group.layers, group.owners, strict=True)}
-        for name, group in adapter.mergeable_groups().items()
-    }
 
 
 def sharing_map(owners: Mapping[str, Mapping[int, int]], *, title: str) -> Figure:

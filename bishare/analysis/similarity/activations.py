@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bishare.adapters.base import Factors, Slot
+from bishare.adapters.factors import Factors, Slot
 from bishare.models.attach import adapter_of
 
 

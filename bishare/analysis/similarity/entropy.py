@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import torch
 
-from bishare.adapters.base import Factors
+from bishare.adapters.factors import Factors
 
 
 class Moments(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bishare.adapters.base import Factors
+from bishare.adapters.factors import Factors
 from bishare.analysis.similarity.entropy import Moments
 
 SMALL = 128

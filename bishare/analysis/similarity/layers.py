@@ -15,7 +15,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from bishare.adapters.base import Factors, Slot
+from bishare.adapters.factors import Factors, Slot
 from bishare.analysis.similarity import entropy
 from bishare.analysis.similarity.entropy import Moments, union
 from bishare.analysis.similarity.geometry import Geometry, compare, cosine, distance, linear_cka, relative_distance

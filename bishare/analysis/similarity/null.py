@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from bishare.adapters.base import Factors, Slot
+from bishare.adapters.factors import Factors, Slot
 from bishare.analysis.similarity.entropy import moments
 
 

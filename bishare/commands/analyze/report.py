@@ -14,14 +14,14 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from torch import Tensor
 
-from bishare.adapters.base import Slot
+from bishare.adapters.factors import Slot
 from bishare.analysis.differences import Differences
 from bishare.analysis.levels import bound
 from bishare.analysis.plots.heatmaps import heat_map
 from bishare.analysis.plots.levels import contribution_bars, rank_bars
 from bishare.analysis.plots.similarity import bars_within, maps_across, maps_of_kinds
 from bishare.analysis.similarity.layers import ALL, Maps, Similarity
-from bishare.commands.analyze.command import Analysis, Beside
+from bishare.commands.analyze.analysis import Analysis, Beside
 from bishare.commands.tables import table_of_figures
 
 FILE = "analysis.json"

@@ -5,9 +5,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from bishare.commands.capacity.command import COUNTS, PUBLISHED, PUBLISHED_BASE, Report, fitting
-from bishare.commands.plan.tables import size
-from bishare.commands.tables import table_of_figures
+from bishare.commands.capacity.measure import COUNTS, PUBLISHED, PUBLISHED_BASE, Report, fitting
+from bishare.commands.tables import size, table_of_figures
 
 SHOWN = (100, 500, 1000, 1500)
 """Numbers of adapters in the table of memory."""

@@ -9,14 +9,13 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel
 
-from bishare.adapters.lora import LoRAConfig
 from bishare.commands.compare.comparison import Comparison
 from bishare.commands.compare.runs import Run, tree_of
 from bishare.commands.config.sections import num_classes_of
-from bishare.commands.config.settings import ModelSettings, read_settings
-from bishare.commands.plan.command import build_adapter, merge_as_planned
+from bishare.commands.config.settings import read_settings
+from bishare.commands.plan.plan import merge_as_planned
 from bishare.errors import UserError
-from bishare.models.architectures import build_on_meta, find_architecture
+from bishare.models.architectures import build_adapter, build_on_meta, find_architecture
 
 HIGHEST = 4096
 """The largest value that an option is given."""
@@ -52,8 +51,7 @@ def count(
 @functools.cache
 def _shapes(base: str, revision: str | None, trust_remote_code: bool, num_classes: int | None) -> PreTrainedModel:
     """The base on the meta device; for many ranks it is built once."""
-    model = ModelSettings(base, LoRAConfig(), revision=revision, trust_remote_code=trust_remote_code)
-    config = find_architecture(model, [], None)
+    config = find_architecture(base, revision=revision, trust_remote_code=trust_remote_code)
     return build_on_meta(config, num_classes=num_classes, trust_remote_code=trust_remote_code)
 
 

@@ -8,11 +8,9 @@ from typing import Any, Literal, cast
 
 import torch
 
-from bishare.commands.config.settings import CLASSIFICATION, Settings
-from bishare.commands.plan.memory import Setup
+from bishare.commands.config.settings import CLASSIFICATION
 from bishare.data.glue import TASKS, TaskName
 from bishare.errors import UserError
-from bishare.models.dtypes import base_type
 
 DATA_DEFAULTS = {"batch_size": 64, "tokens_per_micro_batch": 1024, "max_length": 256}
 """Of the data modules, which inherit from Lightning."""
@@ -54,33 +52,6 @@ def devices_of(trainer: Mapping[str, Any], stage: int) -> tuple[Literal["cpu", "
     if on_cpu:
         return "cpu", [nodes]
     return "gpu", [found * nodes] if found else [n * nodes for n in SHOWN_DEVICES]
-
-
-def setup_of(
-    settings: Settings, *, device: Literal["cpu", "gpu"], num_devices: int, stage: Literal[0, 1, 2, 3], precision: str
-) -> Setup:
-    options = data_options(settings.data)
-    base_bytes = 4 if base_type(settings.model.base_dtype, device) == "float32" else 2
-    mixed = precision.startswith(("bf16", "16"))
-    if stage:  # DeepSpeed casts the whole model to the type of the precision
-        base_bytes = 2 if mixed else 4
-    if num_devices > options["batch_size"]:
-        raise UserError(f"data.batch_size is {options['batch_size']}, fewer than the {num_devices} devices.")
-    return Setup(
-        device=device,
-        num_devices=num_devices,
-        zero_stage=stage,
-        base_bytes=base_bytes,
-        live_bytes=2 if stage and mixed else 4,
-        compute_bytes=2 if mixed else base_bytes,
-        batch_size=options["batch_size"],
-        tokens_per_micro_batch=options["tokens_per_micro_batch"],
-        max_length=options["max_length"],
-        packing=task_of(settings.data) is None
-        and (settings.data.get("init_args") or {}).get("packing", True) is not False,
-        dropout=settings.model.adapter.dropout > 0,
-        gradient_checkpointing=settings.model.gradient_checkpointing,
-    )
 
 
 def data_options(data: Mapping[str, Any]) -> dict[str, int]:

@@ -92,7 +92,7 @@ def evaluate(options: Options) -> Path:
     from transformers import __version__ as transformers_version
 
     from bishare import __version__
-    from bishare.adapters.checkpoint import load_adapter, read_adapter
+    from bishare.adapters.checkpoint import read_adapter
     from bishare.commands.evaluate.harness import run_suite
     from bishare.commands.evaluate.hashes import adapter_hash, base_hash
     from bishare.commands.evaluate.published import published_for
@@ -106,6 +106,7 @@ def evaluate(options: Options) -> Path:
         show,
     )
     from bishare.commands.quiet import silence_known_noise
+    from bishare.models.attach import load_adapter
     from bishare.models.loading import load_base, load_tokenizer
     from bishare.models.sources import find_base
 

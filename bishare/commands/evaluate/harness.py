@@ -22,8 +22,8 @@ from typing_extensions import override
 from bishare.commands.evaluate.catalog import FOLDER, Suite
 from bishare.data.packing import NO_LABEL, pack
 from bishare.errors import UserError
+from bishare.models.head import head_of
 from bishare.models.packed_attention import can_pack, model_inputs, use_packed_attention
-from bishare.ops.linear_cross_entropy import head_of
 
 CHUNK_VALUES = 2**23
 """Logits in existence at once: 32 MiB in fp32."""

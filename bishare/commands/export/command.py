@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from bishare.adapters.checkpoint import WEIGHTS, load_adapter, read_adapter
+from bishare.adapters.checkpoint import WEIGHTS, read_adapter
 from bishare.commands.config.options import parse_options
 from bishare.commands.export.compare_logits import PROMPTS, Comparison, compare, logits_of
 from bishare.commands.export.model_card import Export, card, facts
 from bishare.commands.quiet import silence_known_noise
 from bishare.errors import UserError
-from bishare.models.attach import remove
+from bishare.models.attach import load_adapter, remove
 from bishare.models.dtypes import Dtype
 from bishare.models.export import VLLM_RANKS, export_rank, vllm_rank, write_merged, write_peft
 from bishare.models.loading import load_base, load_base_config, load_tokenizer

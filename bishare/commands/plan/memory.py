@@ -14,7 +14,7 @@ from typing import Literal
 from torch import nn
 from transformers import PretrainedConfig
 
-from bishare.adapters.base import Slot
+from bishare.adapters.factors import Slot
 
 FP32 = 4
 MEAN, SPREAD = 0.4, 0.2
@@ -37,8 +37,8 @@ blocks; measured over 80 optimizer steps in bf16, and as much in fp32."""
 GPU_PROCESS = 600 * 2**20
 """Bytes that CUDA and its libraries keep on each GPU; assumed, not measured."""
 HEAD_CHUNK, HEAD_SLICE = 30 * 2**20, 2**20
-"""Bytes of the logits in existence at once, and values of their softmax (``bishare.ops.linear_cross_entropy``, which is not imported here:
-it takes transformers' models along)."""
+"""Bytes of the logits in existence at once, and values of their softmax (``bishare.ops.linear_cross_entropy``,
+which is not imported here: it takes transformers' models along)."""
 ZERO3_LIVE_VALUES = 1_000_000_000
 """Values that ZeRO-3 lets a process gather at once (DeepSpeed's ``stage3_max_live_parameters``)."""
 

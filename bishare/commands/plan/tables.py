@@ -5,7 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bishare.analysis.parameters import LORA_RANK
-from bishare.commands.plan.command import Plan
+from bishare.commands.plan.plan import Plan
+from bishare.commands.tables import size
 
 
 def show(plan: Plan) -> None:
@@ -71,8 +72,3 @@ def steps_line(plan: Plan) -> str:
     known = f"about {plan.steps_per_epoch:,}" if plan.steps_per_epoch else "an unknown number (the data is not here)"
     limit = f"; at most {plan.max_steps:,} in all" if plan.max_steps else ""
     return f"{known} per epoch of {plan.batch_size} examples each{limit}"
-
-
-def size(num_bytes: int) -> str:
-    """A size in MB or GB of 1000."""
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bishare.adapters.base import Factors
+from bishare.adapters.factors import Factors
 from bishare.analysis.similarity.entropy import (
     Moments,
     entropy,

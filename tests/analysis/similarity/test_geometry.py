@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bishare.adapters.base import Factors
-from bishare.analysis import merging
+from bishare.adapters import merging
+from bishare.adapters.factors import Factors
 from bishare.analysis.similarity import geometry
 from bishare.analysis.similarity.geometry import compare, linear_cka
 from tests.reference import similarity_reference as reference

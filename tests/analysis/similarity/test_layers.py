@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bishare.adapters.base import Factors, Slot
+from bishare.adapters.factors import Factors, Slot
 from bishare.analysis.similarity.layers import ALL, num_steps, similarity
 from bishare.analysis.similarity.null import random_updates
 from tests.reference import similarity_reference as reference

@@ -11,7 +11,7 @@ from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import read_adapter, save_adapter
 from bishare.adapters.lora import LoRAConfig
 from bishare.cli import main
-from bishare.commands.analyze.command import Options, analyze
+from bishare.commands.analyze.analysis import Options, analyze
 from bishare.models.attach import attach
 from bishare.models.loading import load_base
 from tests.byte_base import write_byte_base
@@ -89,9 +89,9 @@ def test_given_text_adds_outputs_and_losses_and_another_adapter_distances(
 
 
 def test_the_loss_is_that_of_validation(kronecker: str, rows: str, base: str) -> None:
-    from bishare.adapters.checkpoint import load_adapter
     from bishare.data.prompts import encode
     from bishare.data.row_files import read_rows
+    from bishare.models.attach import load_adapter
     from bishare.models.loading import load_tokenizer
 
     losses = analyze(Options(adapter=kronecker, data=rows)).losses

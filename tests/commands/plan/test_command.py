@@ -20,14 +20,15 @@ from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
 from bishare.analysis.parameters import ParameterReport, count_parameters
 from bishare.commands.config.sections import steps_per_epoch
-from bishare.commands.config.settings import ModelSettings, read_settings
-from bishare.commands.plan.command import as_json, build_adapter, file_sizes, make_plan, rank_bounds, run, warnings_for
+from bishare.commands.config.settings import read_settings
+from bishare.commands.plan.command import run
+from bishare.commands.plan.plan import as_json, file_sizes, make_plan, rank_bounds, warnings_for
 from bishare.errors import UserError
-from bishare.models.architectures import build_on_meta, find_architecture
+from bishare.models.architectures import build_adapter, build_on_meta, find_architecture
 from tests.adapters.test_golden import ROWS, config_of, name_of
+from tests.places import PROJECT
 from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count
 
-PROJECT = Path(__file__).parents[1]
 CONFIGS = PROJECT / "configs"
 BASES = {
     "llama1-7b": "huggyllama/llama-7b",
@@ -39,7 +40,7 @@ QWEN = "Qwen/Qwen2.5-7B"
 
 @cache
 def shipped(base: str) -> PreTrainedModel:
-    return build_on_meta(find_architecture(ModelSettings(base, LoRAConfig()), [], None))
+    return build_on_meta(find_architecture(base))
 
 
 def counted(base: str, config: AdapterConfig) -> ParameterReport:

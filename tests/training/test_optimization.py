@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bishare.adapters.base import Slot
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.factors import Slot
 from bishare.errors import UserError
 from bishare.training.optimization import adamw, linear_schedule, parameter_groups, warmup_and_decay
 

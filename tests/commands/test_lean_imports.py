@@ -4,11 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.places import PROJECT
+
 HEAVY = ("scipy", "torch._dynamo.convert_frame", "torch.distributed.tensor")
 """Imported by a plan in the usual way."""
 
@@ -28,7 +28,7 @@ def plan(before: str, *, call: str, base: str = "huggyllama/llama-13b") -> tuple
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", code, *options],
-        cwd=ROOT,
+        cwd=PROJECT,
         env=environment,
         capture_output=True,
         text=True,
@@ -50,7 +50,7 @@ def test_a_process_that_plans_prints_the_same_with_less(usual: tuple[object, str
 
 
 def test_what_fails_is_started_over_in_the_usual_way(usual: tuple[object, str]) -> None:
-    broken = "import bishare.commands.lean_imports; bishare.commands.lean_imports.MODELLING = ('transformers.no_such_module',)"
+    broken = "import bishare.commands.lean_imports as lean; lean.MODELLING = ('transformers.no_such_module',)"
 
     found, _ = plan(broken, call="main()")
 

@@ -3,11 +3,11 @@ from typing import Any
 
 import pytest
 import torch
-from bishare.suites import harness
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bishare.adapters.bishare import BiShareConfig
+from bishare.commands.evaluate import harness
 from bishare.commands.evaluate.catalog import SUITES
 from bishare.commands.evaluate.harness import HubTasks, run_suite
 from bishare.errors import UserError

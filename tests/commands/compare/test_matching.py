@@ -1,13 +1,12 @@
 """The largest rank that fits is found, and counts are those of the plan."""
 
-from pathlib import Path
-
 import pytest
 
 from bishare.commands.compare.comparison import read_comparison
 from bishare.commands.compare.matching import HIGHEST, count, largest
+from tests.places import CONFIGS
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "compare"
+COMPARISONS = CONFIGS / "compare"
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 7, 8, 100, HIGHEST - 1, HIGHEST, HIGHEST + 5])
@@ -16,7 +15,7 @@ def test_the_largest_that_fits_is_found(limit: int) -> None:
 
 
 def test_aslora_has_a_quarter_of_loras_parameters_on_minilm() -> None:
-    comparison = read_comparison(CONFIGS / "minilm_glue.yaml")
+    comparison = read_comparison(COMPARISONS / "minilm_glue.yaml")
     lora, aslora = (count(comparison, method) for method in ("lora", "aslora"))
     assert lora == 6 * 2 * 8 * (384 + 384)
     assert aslora == 2 * 8 * 384 + 2 * 2 * 8 * 384

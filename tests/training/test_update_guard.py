@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bishare.adapters.base import Slot
 from bishare.adapters.bishare import BiShare, BiShareConfig
+from bishare.adapters.factors import Slot
 from bishare.errors import UserError
 from bishare.training.update_guard import UpdateGuard
 

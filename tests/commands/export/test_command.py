@@ -16,11 +16,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import bishare.commands.export.command
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.checkpoint import load_adapter, save_adapter
+from bishare.adapters.checkpoint import save_adapter
 from bishare.adapters.lora import LoRAConfig
 from bishare.cli import main
 from bishare.commands.export.compare_logits import PROMPTS, Comparison
-from bishare.models.attach import attach
+from bishare.models.attach import attach, load_adapter
 from bishare.models.loading import load_base
 from tests.byte_base import write_byte_base
 from tests.randomised import randomise

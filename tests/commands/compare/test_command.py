@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from bishare.compare import runs
 
 from bishare.cli import main
+from bishare.commands.compare import runs
 from tests.glue_base import save_base, save_task
 
 

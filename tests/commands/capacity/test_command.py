@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bishare import capacity
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vera import VeRAConfig
 from bishare.cli import main
-from bishare.commands.plan.command import build_adapter
-from bishare.models.architectures import build_on_meta
+from bishare.commands.capacity import measure, process_memory
+from bishare.models.architectures import build_adapter, build_on_meta
 from bishare.models.targets import find_slots
 
 TINY = {
@@ -61,11 +60,11 @@ def test_holding_adapters_takes_the_bytes_that_are_counted(monkeypatch: pytest.M
 
     model = build_on_meta(LlamaConfig(**{**TINY, "hidden_size": 512, "intermediate_size": 1024}))
     config = BiShareConfig(transform="slice")
-    monkeypatch.setattr(capacity, "COUNTS", (50, 100))
+    monkeypatch.setattr(measure, "COUNTS", (50, 100))
     adapter = build_adapter(model, config)
-    found = capacity.capacity_of("slice", adapter, find_slots(model, config), value_bytes=2)
+    found = measure.capacity_of("slice", adapter, find_slots(model, config), value_bytes=2)
     assert found.own == 4 * adapter.num_parameters()
-    if capacity.resident_bytes():
+    if process_memory.resident_bytes():
         grown = found.held[100] - found.held[50]
         assert abs(grown - 50 * found.own) < 0.1 * 50 * found.own
 
@@ -75,7 +74,7 @@ def test_the_random_pair_of_vera_counts_once() -> None:
 
     model = build_on_meta(LlamaConfig(**TINY))
     config = VeRAConfig(r=16)
-    found = capacity.capacity_of("vera", build_adapter(model, config), find_slots(model, config), value_bytes=2)
+    found = measure.capacity_of("vera", build_adapter(model, config), find_slots(model, config), value_bytes=2)
     assert found.once == 4 * 16 * (56 + 56)
     assert found.memory(10) == found.once + 10 * found.own
 
@@ -85,16 +84,16 @@ def test_a_rank_beyond_vllm_has_no_slot() -> None:
 
     model = build_on_meta(LlamaConfig(**TINY))
     config = LoRAConfig(r=600)
-    found = capacity.capacity_of("wide", build_adapter(model, config), find_slots(model, config), value_bytes=2)
+    found = measure.capacity_of("wide", build_adapter(model, config), find_slots(model, config), value_bytes=2)
     assert (found.rank, found.slot_rank, found.slot) == (600, None, None)
 
 
 def test_the_published_numbers_of_adapters_fit_into_their_budgets() -> None:
-    for size, count in capacity.PUBLISHED.values():
-        budget = capacity.PUBLISHED_BASE + size * count
-        assert capacity.fitting(round(budget), round(capacity.PUBLISHED_BASE), round(size)) == count
+    for size, count in measure.PUBLISHED.values():
+        budget = measure.PUBLISHED_BASE + size * count
+        assert measure.fitting(round(budget), round(measure.PUBLISHED_BASE), round(size)) == count
     lora_on_llama_7b = 14_024_704
-    assert capacity.PUBLISHED["LoRA r=8"][0] == 4 * lora_on_llama_7b
+    assert measure.PUBLISHED["LoRA r=8"][0] == 4 * lora_on_llama_7b
 
 
 def test_switching_gives_the_factors_of_the_adapter(tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_switching_gives_the_factors_of_the_adapter(tmp_path: Path) -> None:
     randomise(adapter)
     save_adapter(adapter, tmp_path)
     compact = Layout(config, adapter.slots, torch.device("cpu")).read(read_adapter(tmp_path), where="here")
-    factors = capacity.switch(compact, 4)
+    factors = measure.switch(compact, 4)
     slot = adapter.slots[0]
     x = torch.randn(1, 5, slot.in_features)
     A, B = adapter.factors(slot)

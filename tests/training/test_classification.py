@@ -20,15 +20,15 @@ from bishare import load_adapter
 from bishare.cli import main
 from bishare.commands.config.settings import is_classification, read_settings
 from bishare.commands.fit import BiShareCLI
-from bishare.commands.plan.command import build_adapter, make_plan
+from bishare.commands.plan.plan import make_plan
 from bishare.data.glue import TASKS
 from bishare.errors import UserError
-from bishare.models.architectures import build_on_meta, find_architecture
+from bishare.models.architectures import build_adapter, build_on_meta, find_architecture
 from bishare.training.classification import classification_loss, glue_metrics
 from tests.glue_base import save_base, save_task
+from tests.places import PROJECT
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
+CONFIGS = PROJECT / "configs"
 
 Fit = Callable[..., int]
 
@@ -142,7 +142,7 @@ def test_two_processes_train_what_one_trains(config: Path, tmp_path: Path, strat
         str(tmp_path / "two"),
     ]
     command = [sys.executable, "-m", "bishare", "fit", *options, *two]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=300)
     assert_equal(values(tmp_path / "run"), values(tmp_path / "two"), rtol=1e-3, atol=1e-4)
 
 
@@ -242,7 +242,7 @@ def test_mrpc_on_roberta_merges_first_at_step_560_and_seventh_at_2000() -> None:
     assert (model.adapter_config.r, model.adapter_config.alpha) == (8, 16)
     (merging,) = (c for c in trainer.callbacks if isinstance(c, callbacks.AdaptiveMerging))
     settings = read_settings(["--config", path])
-    architecture = find_architecture(settings.model, settings.files, None)
+    architecture = find_architecture(settings.model.base, files=settings.files)
     adapter = build_adapter(build_on_meta(architecture, num_classes=2), model.adapter_config)
     merging._plan(adapter)
     assert set(merging._events) == {"local.q", "local.v"}
@@ -264,7 +264,7 @@ def test_a_plan_counts_the_head_apart(config: Path, tmp_path: Path) -> None:
 
 def build_on_meta_of(config: Path) -> torch.nn.Module:
     settings = read_settings(["--config", str(config)])
-    return build_on_meta(find_architecture(settings.model, settings.files, None), num_classes=2)
+    return build_on_meta(find_architecture(settings.model.base, files=settings.files), num_classes=2)
 
 
 def test_a_preview_shows_text_and_label(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

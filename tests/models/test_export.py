@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from bishare.adapters.base import Adapter, AdapterConfig, Factors, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.factors import Factors, Slot
 from bishare.adapters.lora import LoRA, LoRAConfig
 from bishare.models.attach import NAME, attach, merge_and_remove
 from bishare.models.export import export_rank, vllm_rank, write_peft

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare import ASLoRAConfig, BiShareConfig, LoRAConfig, VeRAConfig, attach, merge, remove, unmerge
-from bishare.adapters import linear, upfront
 from bishare.adapters.base import AdapterConfig
+from bishare.models import adapted_linear, upfront_assembly
 from bishare.models.adapted_linear import AdaptedWeight
 from bishare.models.attach import HOOKS, adapter_of
 from tests.randomised import randomise
@@ -42,9 +42,9 @@ class Counter:
             self.alone += 1
             return one(*args, **options)
 
-        each, one = upfront.assemble_each, linear.assemble
-        monkeypatch.setattr(upfront, "assemble_each", assemble_each)
-        monkeypatch.setattr(linear, "assemble", assemble)
+        each, one = upfront_assembly.assemble_each, adapted_linear.assemble
+        monkeypatch.setattr(upfront_assembly, "assemble_each", assemble_each)
+        monkeypatch.setattr(adapted_linear, "assemble", assemble)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def adapted(tiny_model: ModelFactory, config: AdapterConfig, architecture: str =
     return model
 
 
-def inputs_of(model: nn.Module) -> Iterator[linear.SharedInput]:
+def inputs_of(model: nn.Module) -> Iterator[adapted_linear.SharedInput]:
     return (module.shared for module in model.modules() if isinstance(module, AdaptedWeight))
 
 

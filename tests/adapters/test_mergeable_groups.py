@@ -12,15 +12,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.aslora import ASLoRAConfig
-from bishare.adapters.base import Adapter, AdapterConfig, Slot
+from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.bishare import BiShare, BiShareConfig
-from bishare.adapters.checkpoint import load_adapter, save_adapter
+from bishare.adapters.checkpoint import save_adapter
+from bishare.adapters.factors import Slot
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.mergeable_groups import MergeableGroup
 from bishare.adapters.merging import distances
 from bishare.adapters.transforms import Kronecker
 from bishare.errors import UserError
-from bishare.models.attach import adapter_of, attach, merge, remove, unmerge
+from bishare.models.attach import adapter_of, attach, load_adapter, merge, remove, unmerge
 from tests.randomised import randomise
 
 LOCAL = ["local.q", "local.k", "local.v", "local.up", "local.down"]

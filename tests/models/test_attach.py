@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from bishare.adapters.base import Factors, Slot
 from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.factors import Factors, Slot
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
 from bishare.models.attach import adapter_of, attach, merge, remove, unmerge

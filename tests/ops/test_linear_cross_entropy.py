@@ -14,8 +14,9 @@ import bishare.ops.linear_cross_entropy
 from bishare.adapters.bishare import BiShareConfig
 from bishare.data.packing import pack, unpack
 from bishare.models.attach import attach
+from bishare.models.head import head_of
 from bishare.models.packed_attention import can_pack, model_inputs, use_packed_attention
-from bishare.ops.linear_cross_entropy import head_loss, head_of
+from bishare.ops.linear_cross_entropy import head_loss
 from bishare.training.loss import token_loss
 
 DECODERS = ["llama", "mistral", "qwen2", "gpt2", "gpt_neox"]

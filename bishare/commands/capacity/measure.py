@@ -1,0 +1,254 @@
+"""How many adapters of one base fit into a budget of memory: counted, held and timed."""
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bishare.adapters.aslora import ASLoRAConfig
+from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.checkpoint import read_adapter, save_adapter
+from bishare.adapters.factors import Slot
+from bishare.adapters.lora import LoRAConfig
+from bishare.adapters.vblora import VBLoRAConfig
+from bishare.adapters.vera import VeRAConfig
+from bishare.analysis.parameters import num_bytes, num_lora_values
+from bishare.commands.capacity.process_memory import free_bytes, resident_bytes, return_freed_memory
+from bishare.commands.config.settings import Settings
+from bishare.errors import UserError
+from bishare.models.architectures import build_adapter, build_on_meta, find_architecture
+from bishare.models.dtypes import base_type
+from bishare.models.export import vllm_rank
+from bishare.models.targets import find_slots
+from bishare.serving.batch_factors import BatchFactors, rooms
+from bishare.serving.compact_adapter import FP32, Compact, Layout
+
+COUNTS = (100, 250, 500, 750, 1000, 1250, 1500)
+"""Numbers of adapters in the table and the plot, as far as the paper's figure goes."""
+
+
+MOST_HELD = 6_000_000_000
+"""Bytes of adapters that are really held at most; and never more than half of the memory that is free."""
+
+
+REPEATS = 5
+
+
+MIB = 2**20
+
+
+LLAMA_7B = 6_738_415_616
+"""Values of the base of the published figure."""
+
+
+PUBLISHED_BASE = 12_914.15 * MIB
+
+
+PUBLISHED = {"LoRA r=8": (53.5 * MIB, 1207), "Bi-Share": (17.4375 * MIB, 3878)}
+"""Bytes of an adapter in the published figure, and how many of them are said to fit. The two numbers are those of two
+different budgets; each is taken as the least one that gives the number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """One method's adapters on one base."""
+
+    method: str
+    num_values: int
+    own: int
+    """Bytes of an adapter in its own form, in fp32."""
+    once: int
+    """Bytes that all its adapters share: VeRA's random pair."""
+    rank: int
+    slot_rank: int | None
+    """The least rank of vLLM that holds the export; None if there is none."""
+    slot: int | None
+    """Bytes of the export in such a slot, in the type of the base."""
+    held: Mapping[int, int]
+    """By the number of adapters: how much the process grew when they were really held."""
+    load_ms: float
+    """From the file, in the system's cache, to its own form in memory."""
+    switch_ms: float
+    """From its own form to the factors of a batch."""
+
+    def memory(self, count: int) -> int:
+        """Bytes of so many adapters, without the base."""
+        return self.once + count * self.own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that ``capacity`` shows."""
+
+    base: str
+    base_bytes: int
+    budgets: Mapping[str, int]
+    """Bytes by name: the one that was asked for, and those of the published numbers where the base is theirs."""
+    methods: Sequence[Capacity]
+    published: bool
+    """Whether the base is that of the published figure."""
+
+
+def measure(settings: Settings, *, budget: int) -> Report:
+    """Count, hold and time the adapters of every method on the configuration's base and weights."""
+    if budget <= 0:
+        raise UserError(f"--budget-gb is {budget / 1e9:g}; give the device's memory in 10^9 bytes.")
+    config = find_architecture(
+        settings.model.base,
+        revision=settings.model.revision,
+        trust_remote_code=settings.model.trust_remote_code,
+        files=settings.files,
+        given=settings.architecture,
+    )
+    model = build_on_meta(config, trust_remote_code=settings.model.trust_remote_code)
+    num_base = sum(p.numel() for p in model.parameters())
+    value_bytes = 4 if base_type(settings.model.base_dtype, "gpu") == "float32" else 2
+    base_bytes = num_base * value_bytes
+    if base_bytes >= budget:
+        raise UserError(f"the base takes {base_bytes:,} bytes, the budget is {budget:,}; raise --budget-gb.")
+    budgets = {f"{budget / 1e9:g} GB": budget}
+    if num_base == LLAMA_7B:
+        published = [round(PUBLISHED_BASE + each * count) for each, count in PUBLISHED.values()]
+        budgets |= {f"{size / 1e9:.2f} GB": size for size in published}
+    methods = []
+    for name, method in compared(settings.model.adapter).items():
+        print(f"measuring {name} ...", file=sys.stderr)
+        adapter = build_adapter(model, method)
+        methods.append(capacity_of(name, adapter, find_slots(model, method), value_bytes=value_bytes))
+    return Report(
+        base=settings.model.base,
+        base_bytes=base_bytes,
+        budgets=budgets,
+        methods=methods,
+        published=num_base == LLAMA_7B,
+    )
+
+
+def compared(config: AdapterConfig) -> dict[str, AdapterConfig]:
+    """The configured adapter, and every method with its default ranks, on the same weights; nothing is merged."""
+    on: dict[str, Any] = {"targets": config.targets, "layers": config.layers}
+    methods: dict[str, AdapterConfig] = {
+        "LoRA r=8": LoRAConfig(r=8, **on),
+        "slice": BiShareConfig(transform="slice", **on),
+        "gate": BiShareConfig(transform="gate", **on),
+        "kronecker": BiShareConfig(transform="kronecker", **on),
+        "ASLoRA": ASLoRAConfig(r=8, **on),
+        "VeRA": VeRAConfig(**on),
+        "VB-LoRA": VBLoRAConfig(**on),
+    }
+    known = [{**asdict(other), "dropout": 0, "method": other.method} for other in methods.values()]
+    if {**asdict(config), "dropout": 0, "method": config.method} not in known:
+        methods = {"configured": config, **methods}
+    return methods
+
+
+def capacity_of(name: str, adapter: Adapter, slots: Sequence[Slot], *, value_bytes: int) -> Capacity:
+    """Measure one method.
+
+    Args:
+        name: For the table.
+        adapter: On the meta device.
+        slots: The weights it adapts.
+        value_bytes: Bytes of a value of the base, in which exports are served.
+    """
+    num_values = adapter.num_parameters()
+    owners = [group.owner for group in adapter.mergeable_groups().values()]
+    kept = {id(b) for b in (*adapter.training_buffers(), *adapter.file_buffers().values())}
+    rank = max(adapter.factors(slot).rank for slot in slots)
+    slot_rank = vllm_rank(rank)
+    layout = Layout(adapter.config, slots, torch.device("cpu"))
+    own = FP32 * num_values + num_bytes(owners)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = adapter.config.build(slots).float()
+        save_adapter(fresh, folder)
+        del fresh
+        load_ms, compact = timed(lambda: layout.read(read_adapter(folder), where=folder))
+    return Capacity(
+        method=name,
+        num_values=num_values,
+        own=own,
+        once=num_bytes([b for b in adapter.buffers() if id(b) not in kept]),
+        rank=rank,
+        slot_rank=slot_rank,
+        slot=None if slot_rank is None else value_bytes * num_lora_values(slots, slot_rank),
+        held=hold(compact, most=min(MOST_HELD, free_bytes() // 2)),
+        load_ms=load_ms,
+        switch_ms=timed(lambda: switch(compact, value_bytes))[0],
+    )
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Median time of several calls in milliseconds, and the last one's result."""
+    times = []
+    result = call()
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        result = call()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times), result
+
+
+@torch.no_grad()
+def switch(compact: Compact, value_bytes: int) -> BatchFactors:
+    """The factors of a batch that has this one adapter."""
+    layout = compact.layout
+    stacked = {
+        slot.name: rooms({0: layout.ranks[slot.name]}, 1, slot.in_features, slot.out_features)
+        for slot in layout.slots
+        if slot.name in layout.ranks
+    }
+    dtype = torch.float32 if value_bytes == FP32 else torch.bfloat16
+    factors = BatchFactors(1, stacked, shared=True, dtype=dtype, device=torch.device("cpu"))
+    values = layout.empty(1)
+    compact.write_to(values[0])
+    with layout.holding(values, compact.owners) as adapter:
+        factors.put(adapter, [[0]])
+    return factors
+
+
+def hold(compact: Compact, *, most: int) -> dict[int, int]:
+    """How much the process grows while it comes to hold more and more copies of an adapter, up to ``most`` bytes."""
+    each = compact.values.nbytes + num_bytes(list(compact.owners.values()))
+    held: list[tuple[Tensor, ...]] = []
+    grown: dict[int, int] = {}
+    return_freed_memory()  # copies would fill what the allocator has kept, and the process not grow
+    start = resident_bytes()
+    for count in COUNTS if start else ():
+        if count * each > most:
+            break
+        while len(held) < count:
+            held.append((compact.values.clone(), *(owner.clone() for owner in compact.owners.values())))
+        grown[count] = resident_bytes() - start
+    return grown
+
+
+def fitting(budget: int, base: int, each: int, once: int = 0) -> int:
+    """How many adapters fit beside the base."""
+    return max(0, (budget - base - once) // each)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain values, with the numbers that fit."""
+    tree = asdict(report)
+    for method, of_method in zip(report.methods, tree["methods"], strict=True):
+        of_method["memory"] = {count: report.base_bytes + method.memory(count) for count in COUNTS}
+        of_method["fits"] = {
+            name: fitting(budget, report.base_bytes, method.own, method.once) for name, budget in report.budgets.items()
+        }
+        of_method["fits_as_export"] = {
+            name: None if method.slot is None else fitting(budget, report.base_bytes, method.slot)
+            for name, budget in report.budgets.items()
+        }
+    if report.published:
+        tree["published_figure"] = {
+            name: {"adapter_bytes": round(size), "fits": count, "base_bytes": round(PUBLISHED_BASE)}
+            for name, (size, count) in PUBLISHED.items()
+        }
+    return tree

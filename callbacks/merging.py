@@ -5,7 +5,6 @@ event, then final optimisation. Which pair merges is decided in ``bishare.adapte
 """
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -39,6 +38,7 @@ from bishare.analysis.parameters import num_lora_values, num_values
 from bishare.analysis.plots.sharing import Tie, merge_tree, sharing_map
 from bishare.distributed.partitions import full_fp32
 from bishare.errors import UserError
+from bishare.files import write_text
 from callbacks.run import adapter_of, run_folder, tensorboards
 
 
@@ -152,11 +152,8 @@ class AdaptiveMerging(Callback):
         self._check_agreement(trainer, groups)
         self._warn_of_late_merges(trainer)
         if trainer.is_global_zero:
-            path = run_folder(trainer) / FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{FILE}.{os.getpid()}")
-            temporary.write_text("".join(record.line() for record in self._records), encoding="utf-8")
-            temporary.replace(path)  # merges that a resumed run has yet to repeat are gone
+            # Merges that a resumed run has yet to repeat leave the file.
+            write_text(run_folder(trainer) / FILE, "".join(record.line() for record in self._records))
         self._log_counts(trainer, adapter)
 
     @override

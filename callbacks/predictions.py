@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from typing_extensions import override
 
+from bishare.files import atomic_file
 from callbacks.run import run_folder, shown
 
 
@@ -89,11 +90,9 @@ def join(path: Path, num_parts: int) -> None:
     for rank in range(num_parts):
         for row in rows(part_path(path, rank)):
             answers[tuple(row["place"])] = row["answer"]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as file:
         for place in sorted(answers):
-            file.write(json.dumps(answers[place], ensure_ascii=False) + "\n")
-    temporary.replace(path)
+            file.write(f"{json.dumps(answers[place], ensure_ascii=False)}\n".encode())
     for rank in range(num_parts):
         part_path(path, rank).unlink()
 

@@ -1,7 +1,6 @@
 """Writes what came of a run to one small file, for comparisons."""
 
 import json
-import os
 import time
 from typing import Any
 
@@ -11,6 +10,7 @@ from typing_extensions import override
 
 from bishare.adapters.merging import owners_of
 from bishare.analysis.parameters import num_values
+from bishare.files import write_text
 from callbacks.run import adapter_of, head_of, run_folder
 from callbacks.throughput import GIB, peak_memory
 
@@ -60,7 +60,4 @@ class ResultFile(Callback):
             "sharing": owners_of(adapter_of(pl_module)),
             "peak_gib": round(peak_memory(trainer.strategy.root_device) / GIB, 3),
         }
-        path = run_folder(trainer) / FILE
-        temporary = path.with_name(f".{FILE}.{os.getpid()}")
-        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_text(run_folder(trainer) / FILE, json.dumps(result, indent=1) + "\n")

@@ -8,7 +8,6 @@ would outweigh a small adapter; the JSON beside it is the same text for people a
 """
 
 import json
-import os
 import zlib
 from base64 import b85decode, b85encode
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.factors import Slot
 from bishare.adapters.registry import METHODS
 from bishare.errors import UserError
+from bishare.files import write_bytes, write_text
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -85,26 +85,12 @@ def save_adapter(
     }
     data = save(tensors, metadata={"bishare": _deflate(about)})
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        _replace(Path(folder, CONFIG), (json.dumps(about, indent=1) + "\n").encode())
-        _replace(Path(folder, WEIGHTS), data)
+        write_text(Path(folder, CONFIG), json.dumps(about, indent=1) + "\n")
+        write_bytes(Path(folder, WEIGHTS), data)
     except OSError as error:
         raise UserError(
             f"the adapter was not saved to {folder}: {error.strerror}; an earlier one is intact."
         ) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_adapter(folder: str | Path) -> AdapterFile:

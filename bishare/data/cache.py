@@ -4,7 +4,6 @@ Files lie in ``bishare`` under Hugging Face's own cache (``HF_HOME``), and may b
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from bishare.data import prompts
 from bishare.data.prompts import Example
 from bishare.data.rows import AnyRow
+from bishare.files import atomic_file
 
 LEAST_ROWS = 5000
 """Fewer rows are tokenised in a second or two."""
@@ -60,20 +60,14 @@ def fingerprint(rows: Sequence[AnyRow], tokenizer: PreTrainedTokenizerBase, opti
 
 
 def _save(path: Path, examples: Sequence[Example]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # each process its own; the last one stays
-    try:
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                lengths=np.array([len(example.input_ids) for example in examples]),
-                cut=np.array([example.cut for example in examples]),
-                input_ids=np.concatenate([np.array(example.input_ids, dtype=np.int32) for example in examples]),
-                labels=np.concatenate([np.array(example.labels, dtype=np.int32) for example in examples]),
-            )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:  # several processes may write the same examples; the last file stays
+        np.savez(
+            file,
+            lengths=np.array([len(example.input_ids) for example in examples]),
+            cut=np.array([example.cut for example in examples]),
+            input_ids=np.concatenate([np.array(example.input_ids, dtype=np.int32) for example in examples]),
+            labels=np.concatenate([np.array(example.labels, dtype=np.int32) for example in examples]),
+        )
 
 
 def _load(path: Path) -> list[Example]:

@@ -4,7 +4,6 @@ Lightning restores weights, optimizer, schedule, loops and callbacks, and the lo
 lacks is added here: the random state of every process, and a checkpoint file that survives being killed.
 """
 
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, distributed
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter
+from bishare.files import atomic_file
 
 KEY = "resume"
 """Where checkpoints hold what is added here: the random state of every process, and the accumulation."""
@@ -183,19 +183,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         assert storage_options is None, "for remote files only"
-        place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".{place.name}.part")  # one name: the next save replaces what a kill has left
-        with temporary.open("wb") as file:
+        with atomic_file(Path(path), single_writer=True) as file:
             torch.save(_on_cpu(checkpoint), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(place)
-        folder = os.open(place.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name too
-        finally:
-            os.close(folder)
 
 
 def _on_cpu(value: Any) -> Any:

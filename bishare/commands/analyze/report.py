@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from bishare.analysis.plots.similarity import bars_within, maps_across, maps_of_
 from bishare.analysis.similarity.layers import ALL, Maps, Similarity
 from bishare.commands.analyze.analysis import Analysis, Beside
 from bishare.commands.tables import table_of_figures
+from bishare.files import write_text
 
 FILE = "analysis.json"
 
@@ -45,11 +45,8 @@ def save(analysis: Analysis, out: Path) -> list[Path]:
     Returns:
         The files.
     """
-    out.mkdir(parents=True, exist_ok=True)
     path = out / FILE
-    temporary = path.with_name(f".{FILE}.{os.getpid()}")
-    temporary.write_text(json.dumps(_finite(as_json(analysis)), indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(_finite(as_json(analysis)), indent=1) + "\n")
     written = [path]
     for name, figure in pictures(analysis).items():
         written.append(out / f"{name}.png")

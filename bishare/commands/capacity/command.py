@@ -13,6 +13,7 @@ from pathlib import Path
 from bishare.commands.capacity.measure import as_json, measure
 from bishare.commands.config.settings import read_settings
 from bishare.errors import UserError
+from bishare.files import write_text
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
@@ -40,9 +41,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
     report = measure(settings, budget=round(ours.budget_gb * 1e9))
     from bishare.commands.capacity.report import plot, show  # rich and matplotlib
 
-    ours.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(as_json(report), indent=1)
-    (ours.out / "capacity.json").write_text(text + "\n", encoding="utf-8")
+    write_text(ours.out / "capacity.json", text + "\n")
     plot(report).savefig(ours.out / "capacity.png", bbox_inches="tight")
     if settings.json:
         print(text)

@@ -16,6 +16,7 @@ from torchmetrics.functional.clustering import adjusted_rand_score
 from bishare.commands.compare.comparison import Comparison
 from bishare.commands.compare.report import Cell
 from bishare.commands.compare.runs import Sharing
+from bishare.files import write_text
 
 
 def agreement(first: Sharing, second: Sharing) -> float:
@@ -63,7 +64,7 @@ def write_agreement(comparison: Comparison, cells: Sequence[Cell]) -> list[Path]
         task: {"methods": [cell.method for cell in merged[task]], "adjusted_rand": _finite(found[task])}
         for task in merged
     }
-    files[0].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(files[0], json.dumps(content, indent=1) + "\n")
     plot(comparison, merged, found, files[1])
     return files
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bishare.commands.compare.comparison import Comparison
 from bishare.commands.compare.runs import Result
+from bishare.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +48,15 @@ class Cell:
 def write_report(comparison: Comparison, cells: Sequence[Cell], *, options: Sequence[str]) -> list[Path]:
     """Write ``results.md``, ``results.json`` and ``results.png`` into the comparison's folder."""
     folder = comparison.folder
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"results.{kind}" for kind in ("md", "json", "png")]
-    files[0].write_text(markdown(comparison, cells), encoding="utf-8")
+    write_text(files[0], markdown(comparison, cells))
     content = {
         "metric": comparison.metric,
         "goal": "max" if comparison.is_max else "min",
         "options": list(options),
         "cells": [asdict(cell) | {"mean": _number(cell.mean), "sd": _number(cell.sd)} for cell in cells],
     }
-    files[1].write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(files[1], json.dumps(content, indent=1) + "\n")
     plot(comparison, cells, files[2])
     return files
 

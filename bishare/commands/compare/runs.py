@@ -6,7 +6,6 @@ run again, unless its configuration has changed.
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import yaml
 from bishare.commands.compare.comparison import Comparison
 from bishare.commands.config.trees import overlay
 from bishare.errors import UserError
+from bishare.files import write_text
 
 DIVERGED = "train/loss is "
 """What ``fit`` says of a loss that is not finite; such a learning rate is too high, and no mistake."""
@@ -141,12 +141,8 @@ class Runner:
         return Result(score=metrics[self.comparison.metric], **found)
 
     def _keep(self, run: Run, result: Result) -> None:
-        file = self._file(run)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}")
         kept = {"fingerprint": self._fingerprint(run), "run": asdict(run), "result": asdict(result)}
-        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        write_text(self._file(run), json.dumps(kept, indent=1) + "\n")
 
     def _file(self, run: Run) -> Path:
         return self.comparison.folder / "results" / f"{run.name}.json"

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Column, Table
 
 from bishare.commands.evaluate.catalog import Suite
 from bishare.commands.evaluate.published import TASKS, Published
+from bishare.files import write_text
 
 AVERAGE = "average"
 NOT_COMPARABLE = "local sample, not comparable"
@@ -189,20 +189,13 @@ def save(report: Report, samples: Sequence[Mapping[str, Any]], folder: Path) -> 
     Returns:
         The page.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     stem = first = f"{report.suite}-{report.shots}shot"
     number = 1
     while (folder / f"{stem}.json").exists():
         number += 1
         stem = f"{first}-{number}"
     content = asdict(report) | {"published": [row.name for row in report.published]}
-    _write(folder / f"{stem}.samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in samples))
-    _write(folder / f"{stem}.md", markdown(report))
-    _write(folder / f"{stem}.json", json.dumps(content, indent=1) + "\n")  # last: it says that all are there
+    write_text(folder / f"{stem}.samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in samples))
+    write_text(folder / f"{stem}.md", markdown(report))
+    write_text(folder / f"{stem}.json", json.dumps(content, indent=1) + "\n")  # last: it says that all are there
     return folder / f"{stem}.md"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

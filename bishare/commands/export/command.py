@@ -1,10 +1,7 @@
 """``export``: an adapter as a standard PEFT LoRA or as a full model, opened again and compared before it is there."""
 
-import os
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
@@ -19,6 +16,7 @@ from bishare.commands.export.compare_logits import PROMPTS, Comparison, compare,
 from bishare.commands.export.model_card import Export, card, facts
 from bishare.commands.quiet import silence_known_noise
 from bishare.errors import UserError
+from bishare.files import atomic_folder
 from bishare.models.attach import load_adapter, remove
 from bishare.models.dtypes import Dtype
 from bishare.models.export import VLLM_RANKS, export_rank, vllm_rank, write_merged, write_peft
@@ -102,7 +100,7 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
     change = compare(plain, native).difference
     if change == 0.0:
         raise UserError(f"{settings.adapter} changes no logit of {base}: it was never trained; nothing was exported.")
-    with _appearing(out) as folder:
+    with atomic_folder(out) as folder:
         if settings.format == "peft":
             write_peft(model, folder, base=base)
             remove(model)
@@ -170,18 +168,3 @@ def _merged_logits(
 def _check(comparison: Comparison, tolerance: float) -> None:
     if not comparison.relative <= tolerance:  # so that nan fails
         raise UserError(f"the export is not the adapter, and was not kept. {comparison}; at most {tolerance:.0e}.")
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that becomes ``out`` if all goes well, and goes away if not."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if out.exists():  # empty, or a rename would fail
-            out.rmdir()
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -52,7 +52,7 @@ def rows(tmp_path: Path) -> str:
 def test_the_command_needs_no_base_and_writes_beside_the_adapter(
     kronecker: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bishare.commands.analyze.command.load_base", None)
+    monkeypatch.setattr("bishare.commands.analyze.analysis.load_base", None)
     assert main(["analyze", "--adapter", kronecker]) == 0
     folder = tmp_path / "run" / "analysis"
     found = json.loads((folder / "analysis.json").read_text())

@@ -1,7 +1,8 @@
 """Tiny models with random weights, built from their configs: no hub, no files."""
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -78,6 +79,19 @@ def _tiny_config(architecture: str) -> PretrainedConfig:
         case "roberta":
             return RobertaConfig(**_BERT_LIKE)
     raise AssertionError(architecture)
+
+
+@pytest.fixture(autouse=True)
+def _process_state() -> Iterator[None]:
+    """Restore the environment and Lightning's log levels: commands set them for a process that ends with them."""
+    environment = dict(os.environ)
+    loggers = [logging.getLogger(name) for name in ("lightning", "lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

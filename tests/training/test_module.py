@@ -183,13 +183,14 @@ def test_a_checkpoint_holds_the_adapter_and_no_base_weights(base, trainer, tmp_p
     assert (tmp_path / "last.ckpt").stat().st_size <= 4 * num_bytes + 2**20
 
 
-def test_a_run_goes_on_from_its_checkpoint(base, trainer, tmp_path) -> None:
+def test_a_run_goes_on_from_its_checkpoint(base, trainer, tmp_path, monkeypatch) -> None:
     whole = module(base)
     trainer(max_epochs=2).fit(whole, loader())
     half, run = module(base), trainer(max_epochs=2, max_steps=6)
     # The schedule must be that of the whole run, so the first half is stopped, not planned shorter.
-    half._total_steps = lambda: 12  # type: ignore[method-assign]
-    run.fit(half, loader())
+    with monkeypatch.context() as patch:
+        patch.setattr("bishare.training.module.total_steps_of", lambda trainer: 12)
+        run.fit(half, loader())
     run.save_checkpoint(tmp_path / "half.ckpt")
     rest = module(base)
     trainer(max_epochs=2).fit(rest, loader(), ckpt_path=tmp_path / "half.ckpt")

@@ -50,6 +50,10 @@ format: $(STAMP) ## put every file into the one format
 	@$(RUN) -m ruff check --fix-only --quiet .
 	@$(RUN) -m ruff format .
 
+.PHONY: docs
+docs: $(STAMP) ## write the page that is made from the code's rules, docs/compatibility.md
+	@$(RUN) docs/compatibility.py
+
 .PHONY: tensorboard
 tensorboard: $(STAMP) ## show the runs in a browser
 	@$(RUN) -m tensorboard.main --logdir runs

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import WEIGHTS, AdapterFile, check_slots, read_adapter
+from bishare.adapters.uses import check_use
 from bishare.errors import UserError
 from bishare.models.attach import NAME
 from bishare.models.targets import find_slots
@@ -245,8 +246,7 @@ class AdapterPool:
 
     def _prepare_adapter(self, entry: _Entry) -> Prepared[Compact]:
         file = read_adapter(entry.folder)  # maps the file; nothing is on the device yet
-        if file.head:
-            raise UserError(f"{entry.folder} comes with a classification head; a pool serves language models.")
+        check_use(file, entry.folder, "AdapterPool")
         layout = self._layout(file, entry.folder)
         where = str(entry.folder / WEIGHTS)
         return Prepared(compact_bytes(file), lambda: layout.read(file, where=where))

@@ -1,11 +1,9 @@
 """The LightningModule for classification: an adapter in a frozen encoder, and a head that is trained in full."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import Callback
-from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import (
@@ -56,6 +54,8 @@ class ClassificationModule(BiShareModule):
         ``val/score``: their mean.
     """
 
+    classifies: ClassVar[bool] = True
+
     def __init__(
         self,
         base: str,
@@ -87,14 +87,6 @@ class ClassificationModule(BiShareModule):
             raise UserError(f"task is {task}; GLUE has {', '.join(TASKS)}.")
         self.task = TASKS[task]
         self.metrics = glue_metrics(self.task)
-
-    @override
-    def configure_callbacks(self) -> list[Callback]:
-        strategy = self.trainer.strategy
-        if isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
-            # The weights arrive in pieces then, and the head's cannot be made fp32 any more.
-            raise UserError("trainer.strategy is ZeRO-3, which cannot train a classification head; use stage 2 or ddp.")
-        return super().configure_callbacks()
 
     @override
     def load_model(self) -> PreTrainedModel:

@@ -1,4 +1,11 @@
-"""Which strategies, precisions and compilers go together, checked before anything is loaded."""
+"""Which strategies, precisions and options go together, checked before anything is loaded.
+
+Every refusal is a rule in ``RULES``. ``docs/compatibility.md`` is written from the same rules (``make docs``).
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy, Strategy
@@ -7,65 +14,151 @@ from bishare.deepspeed import BiShareDeepSpeed
 from bishare.errors import UserError
 from bishare.models.compiling import check_compiler
 
+ONE_DEVICE, DDP, DEEPSPEED, LIGHTNING_DEEPSPEED = "one device", "ddp", "BiShareDeepSpeed", "deepspeed"
 
-def check_combination(trainer: Trainer, *, base_dtype: str, compile: bool = False) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """The settings of a run that may exclude each other."""
+
+    strategy: str = ONE_DEVICE
+    """``one device``, ``ddp``, ``BiShareDeepSpeed``, ``deepspeed`` for Lightning's own, or another strategy's name."""
+    stage: int = 0
+    """ZeRO stage; 0 without DeepSpeed."""
+    precision: str = "32-true"
+    """As in ``trainer.precision``."""
+    base_dtype: str = "float32"
+    """Type of the frozen weights: ``float32``, ``bfloat16`` or ``float16``."""
+    clipping: str = "norm"
+    """As in ``trainer.gradient_clip_algorithm``."""
+    compile: bool = False
+    """As in ``model.compile``."""
+    classification: bool = False
+    """Whether a classification head is trained."""
+
+    @property
+    def wanted(self) -> str:
+        """The precision that keeps the type of the frozen weights and an adapter in fp32."""
+        if self.strategy != DEEPSPEED or self.base_dtype == "float32":
+            return "32-true"
+        return "bf16-mixed"
+
+    @property
+    def casts(self) -> str:
+        """The type that DeepSpeed gives the frozen weights under this precision."""
+        return "fp32, twice its size" if self.precision == "32-true" else "bf16"
+
+
+class Rule(NamedTuple):
+    """Settings that do not go together."""
+
+    refuses: Callable[[Combination], bool]
+    message: str
+    """What was given and what to use instead; fields of the combination stand in braces."""
+
+
+def _ours(run: Combination) -> bool:
+    return run.strategy == DEEPSPEED
+
+
+RULES = (
+    Rule(
+        lambda run: run.classification and run.stage == 3,
+        # The weights arrive in pieces, so that the head's can't be made fp32 any more.
+        "trainer.strategy is ZeRO-3, which cannot train a classification head; use stage 2 or ddp.",
+    ),
+    Rule(
+        lambda run: run.strategy == LIGHTNING_DEEPSPEED,
+        "trainer.strategy is {strategy}, which divides the loss twice under accumulation and leaves shared parameters "
+        "partitioned; use {{class_path: bishare.deepspeed.BiShareDeepSpeed}}.",
+    ),
+    Rule(
+        lambda run: run.strategy not in (ONE_DEVICE, DDP, DEEPSPEED),
+        "trainer.strategy is {strategy}, which cannot train parameters shared by many layers; use one device, ddp or "
+        "{{class_path: bishare.deepspeed.BiShareDeepSpeed}}.",
+    ),
+    Rule(
+        lambda run: run.compile and _ours(run),
+        "model.compile is on, which is for one device or ddp; leave it out under DeepSpeed.",
+    ),
+    Rule(
+        lambda run: run.precision in ("bf16-true", "16-true"),
+        # The running means would be 16 bit too: small updates are rounded away.
+        "trainer.precision is {precision}, which makes the adapter 16 bit too and stops it from learning; use {wanted} "
+        "(the frozen weights have model.base_dtype, now {base_dtype}, all the same).",
+    ),
+    Rule(
+        lambda run: _ours(run) and run.precision == "16-mixed",
+        "trainer.precision is 16-mixed, whose loss scale skips steps under DeepSpeed; use bf16-mixed with "
+        "model.base_dtype bfloat16.",
+    ),
+    Rule(
+        lambda run: _ours(run) and run.base_dtype == "float16",
+        "model.base_dtype is float16, which does not train under DeepSpeed; use bfloat16.",
+    ),
+    Rule(
+        lambda run: _ours(run) and run.precision != run.wanted,
+        "trainer.precision is {precision}, with which DeepSpeed casts a base of type {base_dtype} to {casts}; use "
+        "{wanted} with it, or another model.base_dtype.",
+    ),
+    Rule(
+        lambda run: _ours(run) and run.clipping == "value",
+        "trainer.gradient_clip_algorithm is value, which DeepSpeed has not; use norm.",
+    ),
+)
+"""In the order in which a run is compared with them; the first that applies is the one that the user reads."""
+
+
+def rule_against(run: Combination) -> Rule | None:
+    """The first rule that refuses the run, if any."""
+    for rule in RULES:
+        if rule.refuses(run):
+            return rule
+    return None
+
+
+def check_combination(
+    trainer: Trainer, *, base_dtype: str, compile: bool = False, classification: bool = False
+) -> None:
     """Refuse what would train something else than what was asked for, or break later on.
 
     Args:
         trainer: Its strategy, precision and clipping are looked at.
         base_dtype: Type of the frozen weights.
         compile: Whether torch.compile is asked for.
+        classification: Whether a classification head is trained.
 
     Raises:
         UserError: Names the setting and what to use instead.
     """
-    strategy, precision = trainer.strategy, str(trainer.precision)
-    _check_strategy(strategy)
+    strategy = trainer.strategy
+    run = Combination(
+        strategy=_name_of(strategy),
+        stage=_stage_of(strategy),
+        precision=str(trainer.precision),
+        base_dtype=base_dtype,
+        clipping="value" if trainer.gradient_clip_algorithm == "value" else "norm",
+        compile=compile,
+        classification=classification,
+    )
+    if rule := rule_against(run):
+        raise UserError(rule.message.format(**asdict(run), wanted=run.wanted, casts=run.casts))
     if compile:
-        if isinstance(strategy, BiShareDeepSpeed):
-            raise UserError("model.compile is on, which is for one device or ddp; leave it out under DeepSpeed.")
         check_compiler(strategy.root_device)
-    if precision in ("bf16-true", "16-true"):
-        # The adapter and its running means would be 16 bit too: small updates are rounded away.
-        instead = _precision_for(base_dtype) if isinstance(strategy, BiShareDeepSpeed) else "32-true"
-        raise UserError(
-            f"trainer.precision is {precision}, which makes the adapter 16 bit too and stops it from learning; use "
-            f"{instead} (the frozen weights have model.base_dtype, now {base_dtype}, all the same)."
-        )
-    if not isinstance(strategy, BiShareDeepSpeed):
-        return
-    if precision == "16-mixed":
-        raise UserError(
-            "trainer.precision is 16-mixed, whose loss scale skips steps under DeepSpeed; use bf16-mixed with "
-            "model.base_dtype bfloat16."
-        )
-    if precision != (wanted := _precision_for(base_dtype)):
-        casts = "fp32, twice its size" if precision == "32-true" else "bf16"
-        raise UserError(
-            f"trainer.precision is {precision}, with which DeepSpeed casts a base of type {base_dtype} to {casts}; "
-            f"use {wanted} with it, or another model.base_dtype."
-        )
-    if trainer.gradient_clip_algorithm == "value":
-        raise UserError("trainer.gradient_clip_algorithm is value, which DeepSpeed has not; use norm.")
 
 
-def _precision_for(base_dtype: str) -> str:
-    """The one precision under which DeepSpeed keeps the type of the base and fp32 masters of the adapter."""
-    if base_dtype == "float16":
-        raise UserError("model.base_dtype is float16, which does not train under DeepSpeed; use bfloat16.")
-    return "32-true" if base_dtype == "float32" else "bf16-mixed"
-
-
-def _check_strategy(strategy: Strategy) -> None:
-    if isinstance(strategy, BiShareDeepSpeed | SingleDeviceStrategy):
-        return
+def _name_of(strategy: Strategy) -> str:
+    if isinstance(strategy, BiShareDeepSpeed):
+        return DEEPSPEED
     if isinstance(strategy, DeepSpeedStrategy):
-        raise UserError(
-            f"trainer.strategy is {strategy.strategy_name}, which divides the loss twice under accumulation and "
-            "leaves shared parameters partitioned; use {class_path: bishare.deepspeed.BiShareDeepSpeed}."
-        )
-    if not isinstance(strategy, DDPStrategy):
-        raise UserError(
-            f"trainer.strategy is {type(strategy).__name__}, which cannot train parameters shared by many layers; "
-            "use one device, ddp or {class_path: bishare.deepspeed.BiShareDeepSpeed}."
-        )
+        return LIGHTNING_DEEPSPEED
+    if isinstance(strategy, SingleDeviceStrategy):
+        return ONE_DEVICE
+    return DDP if isinstance(strategy, DDPStrategy) else type(strategy).__name__
+
+
+def _stage_of(strategy: Strategy) -> int:
+    config = strategy.config if isinstance(strategy, DeepSpeedStrategy) else None
+    if not isinstance(config, dict):
+        return 0
+    return int(config.get("zero_optimization", {}).get("stage", 0))

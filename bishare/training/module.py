@@ -1,7 +1,7 @@
 """The LightningModule: a frozen Hugging Face model with an adapter, its loss, its optimizer and its checkpoints."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -58,6 +58,9 @@ class BiShareModule(LightningModule):
         ``val/loss``, ``val/perplexity``, ``val/accuracy``: over all labels of the validation set.
     """
 
+    classifies: ClassVar[bool] = False
+    """Whether a classification head is trained beside the adapter."""
+
     def __init__(
         self,
         base: str,
@@ -99,7 +102,12 @@ class BiShareModule(LightningModule):
     @override
     def configure_callbacks(self) -> list[Callback]:
         # The first hook of a run, before data or weights are read.
-        check_combination(self.trainer, base_dtype=self.weights_type, compile=self.compile_norms)
+        check_combination(
+            self.trainer,
+            base_dtype=self.weights_type,
+            compile=self.compile_norms,
+            classification=self.classifies,
+        )
         if is_slow(self.weights_type, self.trainer.strategy.root_device.type):
             rank_zero_info(
                 f"model.base_dtype is {self.base_dtype}, in which this processor multiplies many times slower than in "

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from bishare.adapters.base import Adapter
 from bishare.adapters.checkpoint import AdapterFile, read_adapter, read_whole_adapter
 from bishare.adapters.factors import Factors, Slot
+from bishare.adapters.uses import check_use
 from bishare.analysis.contribution import LevelLosses, level_losses, norm_shares, num_passes
 from bishare.analysis.differences import Differences, compare_adapters
 from bishare.analysis.levels import WHOLE, measure_levels, updates_by_level
@@ -141,10 +142,7 @@ def _beside(updates: Mapping[Slot, Factors], after_each: Callable[[], None]) -> 
 
 def _model_and_text(options: Options, file: AdapterFile) -> tuple[PreTrainedModel, Examples]:
     assert options.data is not None
-    if file.head:
-        raise UserError(
-            f"{options.adapter} comes with a classification head, and data is for language models; leave out --data."
-        )
+    check_use(file, options.adapter, "analyze --data")
     base = options.base or file.base
     if not base:
         raise UserError(f"{options.adapter} does not say what its base is; name it with --base.")

@@ -93,6 +93,7 @@ def evaluate(options: Options) -> Path:
 
     from bishare import __version__
     from bishare.adapters.checkpoint import read_adapter
+    from bishare.adapters.uses import check_use
     from bishare.commands.evaluate.harness import run_suite
     from bishare.commands.evaluate.hashes import adapter_hash, base_hash
     from bishare.commands.evaluate.published import published_for
@@ -112,6 +113,7 @@ def evaluate(options: Options) -> Path:
 
     silence_known_noise()
     file = read_adapter(options.adapter)
+    check_use(file, options.adapter, "evaluate")
     base = options.base or file.base
     if not base:
         raise UserError(f"{options.adapter} does not say what its base is; name it with --base.")

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bishare.adapters.checkpoint import WEIGHTS, read_adapter
+from bishare.adapters.uses import check_use
 from bishare.commands.config.options import parse_options
 from bishare.commands.export.compare_logits import PROMPTS, Comparison, compare, logits_of
 from bishare.commands.export.model_card import Export, card, facts
@@ -82,8 +83,7 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
     base = settings.base or file.base
     if not base:
         raise UserError(f"{settings.adapter} does not name its base model; give it with --base.")
-    if file.head:
-        raise UserError(f"{settings.adapter} comes with a classification head; only language models are exported.")
+    check_use(file, settings.adapter, "export")
     dtype, loaded = _types(settings, base)
     options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
     model = load_base(base, dtype=loaded, **options)  # type: ignore[arg-type]  # a mapping of two types

@@ -35,10 +35,10 @@ def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
     from bishare.adapters.lora import LoRAConfig
     from bishare.models.attach import attach
     from bishare.models.loading import load_base
-    from bishare.models.packed_attention import quicken_attention
-    from bishare.ops.frozen_linear import quicken
-    from bishare.ops.rms_norm import quicken_norms
-    from bishare.ops.swiglu import quicken_mlps
+    from bishare.models.packed_attention import patch_attention
+    from bishare.ops.frozen_linear import patch_linears
+    from bishare.ops.rms_norm import patch_rms_norms
+    from bishare.ops.swiglu import patch_swiglu
 
     model = load_base(base, dtype=dtype).requires_grad_(False).train()
     configs = {
@@ -54,7 +54,7 @@ def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
         targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
         model = peft.get_peft_model(model, peft.LoraConfig(r=8, lora_alpha=16, target_modules=targets)).train()
     elif side == LEANER:
-        for change in (quicken, quicken_norms, quicken_mlps, quicken_attention):
+        for change in (patch_linears, patch_rms_norms, patch_swiglu, patch_attention):
             change(model)
     elif side != "limit":
         attach(model, configs[side.removeprefix(AUTHORS)])

@@ -18,7 +18,7 @@ from bishare.adapters.bishare import BiShare
 from bishare.adapters.factors import Slot
 from bishare.adapters.transforms import Gate, Kronecker, Slice
 from bishare.models.adapted_linear import AdaptedWeight
-from bishare.ops.lora_linear import plain_product
+from bishare.ops.lora_linear import base_linear
 
 
 def use_published_passes(model: nn.Module) -> None:
@@ -30,7 +30,7 @@ def use_published_passes(model: nn.Module) -> None:
 
 def _forward(module: AdaptedWeight, x: Tensor) -> Tensor:
     assert isinstance(module.adapter, BiShare)
-    result = plain_product(x, module.frozen())
+    result = base_linear(x, module.frozen())
     for update in passes(module.adapter, module.slot, x):
         result += update
     return result

@@ -15,9 +15,9 @@ from bishare.models.adapted_linear import AdaptedWeight
 from bishare.models.attach import adapter_of, attach
 from bishare.models.compiling import compile_norms
 from bishare.models.packed_attention import can_pack, use_packed_attention
-from bishare.ops.frozen_linear import unquicken
-from bishare.ops.rms_norm import unquicken_norms
-from bishare.ops.swiglu import unquicken_mlps
+from bishare.ops.frozen_linear import unpatch_linears
+from bishare.ops.rms_norm import unpatch_rms_norms
+from bishare.ops.swiglu import unpatch_swiglu
 from bishare.training.loss import token_loss
 from bishare.training.optimization import adamw, parameter_groups
 from tests.compiler import needs_compiler
@@ -85,9 +85,9 @@ def test_loss_gradients_and_eight_steps_are_those_of_the_plain_way(
     model = adapted(tiny_model, transform)
     with monkeypatch.context() as patch:
         patch.setattr(AdaptedWeight, "forward", plain_forward)
-        unquicken(model)
-        unquicken_norms(model)
-        unquicken_mlps(model)
+        unpatch_linears(model)
+        unpatch_rms_norms(model)
+        unpatch_swiglu(model)
         untrained = plain_loss(model, steps()[-1]).detach()
         plain = torch.optim.AdamW(adapter_of(model).parameters(), lr=LEARNING_RATE, weight_decay=0.01)
         losses, gradient = train(model, plain_loss, plain)

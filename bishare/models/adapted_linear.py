@@ -15,10 +15,10 @@ from transformers.pytorch_utils import Conv1D
 
 from bishare.adapters.base import Adapter
 from bishare.adapters.factors import Factors, Slot
-from bishare.ops.assembly import Blocks, Rows, assemble, stack_of
+from bishare.ops.assembly import Blocks, Rows, assemble, stack_blocks
 from bishare.ops.dropout import draw_keep
 from bishare.ops.frozen_linear import FrozenLinear
-from bishare.ops.lora_linear import Frozen, LowRank, first_product, next_product, plain_product
+from bishare.ops.lora_linear import Frozen, LowRank, base_linear, lora_linear, sibling_lora_linear
 
 
 class Ready(NamedTuple):
@@ -60,11 +60,11 @@ class SharedInput:
             rows = self._waiting.pop(slot.key)
             if not self._waiting:
                 self._input = self._h = None
-            return next_product(x, h, module.frozen(), self._b(module, dtype), rows, dtype=dtype)
+            return sibling_lora_linear(x, h, module.frozen(), self._b(module, dtype), rows, dtype=dtype)
         keep = draw_keep(x.shape, self.p, x.device) if self.p and module.training else None
         others = [other for other in self.slots if other is not slot]
         update, rest = self._update(module, others, dtype)
-        y, h = first_product(x, module.frozen(), update, keep=keep, dtype=dtype)
+        y, h = lora_linear(x, module.frozen(), update, keep=keep, dtype=dtype)
         self._input, self._h = (x, h) if others else (None, None)
         self._grad_enabled = torch.is_grad_enabled()
         self._waiting = {other.key: rows for other, rows in zip(others, rest, strict=True)}
@@ -84,7 +84,7 @@ class SharedInput:
         if slot is self.slots[0] and (ready := self._ready(dtype)) is not None:
             return LowRank(ready.A, ready.B[slot.key], ready.rows[0]), ready.rows[1:]
         every = [module.adapter.blocks(each) for each in (slot, *others)]
-        stack, rows = stack_of([of_one.A for of_one in every])
+        stack, rows = stack_blocks([of_one.A for of_one in every])
         A = assemble(stack, length=slot.in_features, dtype=dtype, side="A")
         return LowRank(A, _assemble_b(every[0], slot, dtype), rows[0]), rows[1:]
 
@@ -133,7 +133,7 @@ class AdaptedWeight(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.adapter.merged:
-            return plain_product(x, self.frozen())
+            return base_linear(x, self.frozen())
         return self.shared.product(self, x)
 
 

@@ -17,12 +17,12 @@ from bishare.adapters.checkpoint import WEIGHTS, check_slots, copy_tensors, load
 from bishare.errors import UserError
 from bishare.models.adapted_linear import ADAPTED, AdaptedWeight, SharedInput, delta
 from bishare.models.classifier import head_parameters, train_head
-from bishare.models.packed_attention import can_pack, quicken_attention
+from bishare.models.packed_attention import can_pack, patch_attention
 from bishare.models.targets import find_slots, siblings
 from bishare.models.upfront_assembly import Upfront
-from bishare.ops.frozen_linear import quicken, unquicken
-from bishare.ops.rms_norm import quicken_norms, unquicken_norms
-from bishare.ops.swiglu import quicken_mlps, unquicken_mlps
+from bishare.ops.frozen_linear import patch_linears, unpatch_linears
+from bishare.ops.rms_norm import patch_rms_norms, unpatch_rms_norms
+from bishare.ops.swiglu import patch_swiglu, unpatch_swiglu
 
 NAME = "bishare"
 """Attribute of the base model under which its adapter is registered."""
@@ -69,10 +69,10 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
         readers = siblings(slot, slots)
         module.slot, module._adapter = slot, (adapter,)
         module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
-    quicken(model)
-    quicken_norms(model)
-    quicken_mlps(model)
-    adapter.attention = quicken_attention(model)
+    patch_linears(model)
+    patch_rms_norms(model)
+    patch_swiglu(model)
+    adapter.attention = patch_attention(model)
     setattr(model, HOOKS, Upfront(adapter, _adapted(model)).hook(model))
     model.add_module(NAME, adapter)
     return adapter
@@ -105,9 +105,9 @@ def _detach(model: nn.Module, adapter: Adapter) -> None:
         del module.slot, module._adapter, module.shared
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
         module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
-    unquicken(model)
-    unquicken_norms(model)
-    unquicken_mlps(model)
+    unpatch_linears(model)
+    unpatch_rms_norms(model)
+    unpatch_swiglu(model)
     if adapter.attention is not None and can_pack(model):  # else it was changed since
         model.set_attn_implementation(adapter.attention)  # type: ignore[operator]  # it is a PreTrainedModel
     delattr(model, NAME)

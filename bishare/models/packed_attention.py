@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bishare.ops.causal_attention import causal_attention, is_faster, whole
+from bishare.ops.causal_attention import causal_attention, is_faster, with_prefixes
 
 NAME = "bishare_packed"
 
@@ -34,7 +34,7 @@ def use_packed_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation(NAME)
 
 
-def quicken_attention(model: nn.Module) -> str | None:
+def patch_attention(model: nn.Module) -> str | None:
     """Train a model on the CPU through ``bishare.ops.causal_attention``, and return the name of its former attention.
 
     None if it stays as it is: in every other respect this attention is transformers' ``sdpa``, so it takes its place
@@ -111,7 +111,7 @@ def packed_attention(
         lengths, shared = documents.lengths, documents.shared
         return causal_attention(query, key, value, lengths=lengths, shared=shared, scale=scaling), None
     queries = torch.split(query, documents.lengths, 2)
-    every_key, every_value = (whole(part, documents.lengths, documents.shared) for part in (key, value))
+    every_key, every_value = (with_prefixes(part, documents.lengths, documents.shared) for part in (key, value))
     outputs = []
     for q, k, v, future in zip(queries, every_key, every_value, documents.future, strict=True):
         # Of a whole document by its name, which has the fastest kernels.

@@ -15,7 +15,7 @@ from bishare.adapters.base import Adapter
 from bishare.distributed.partitions import is_gathered_late
 from bishare.models.activation_checkpointing import runs_again
 from bishare.models.adapted_linear import AdaptedWeight, Ready, SharedInput, product_type
-from bishare.ops.assembly import Block, assemble_each, stack_of
+from bishare.ops.assembly import Block, assemble_each, stack_blocks
 
 
 class Upfront:
@@ -46,7 +46,9 @@ class Upfront:
             return
         dtype = product_type(self.modules[0].get_parameter("weight"))
         blocks = {slot.key: adapter.blocks(slot) for slot in adapter.slots}
-        stacks, rows = zip(*(stack_of([blocks[slot.key].A for slot in its.slots]) for its in self.inputs), strict=True)
+        stacks, rows = zip(
+            *(stack_blocks([blocks[slot.key].A for slot in its.slots]) for its in self.inputs), strict=True
+        )
         every_A = [_Factor(stack, its.slots[0].in_features) for its, stack in zip(self.inputs, stacks, strict=True)]
         every_B = [
             _Factor(blocks[slot.key].B, slot.out_features, blocks[slot.key].scale)

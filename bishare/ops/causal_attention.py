@@ -1,18 +1,20 @@
-"""Causal attention in training on a CPU in bfloat16: torch's flash kernel forwards, matrix products backwards.
+"""Causal attention for bfloat16 training on a CPU: torch's flash kernel forward, matrix products backward.
 
     P = exp(q kᵀ s - l)     dP = do vᵀ     dS = P ∘ (dP - rowsum(dP ∘ P))
     dq = s dS k             dk = s dSᵀ q   dv = Pᵀ do                        (Dao et al., 2022, algorithm 4)
 
-s is the scale of the scores and l the logarithm of a row's sum, which the kernel gives. The kernel's own backward pass
-takes two to four times as long. Documents may go on behind tokens of the one before them (``data/packing.py``).
+s is the scale of the scores and l the logarithm of a row's sum, returned by the kernel. The kernel's own backward pass
+takes two to four times as long. A document may continue a prefix of the document before (``data/packing.py``).
 
-The exponent comes out of one product, for -l / s stands in two more columns of q beside ones in k: it is summed and
-scaled in fp32 and rounded once, behind the subtraction. Scores that are rounded before would be off by 2^-9 of
-themselves, which in a row with large ones is several per cent of P. What a query doesn't see is left out in the same
-way: short documents stand in one product, with a column for each (:class:`Block`).
+A single product gives the exponent: -l / s stands in two more columns of q, against ones in k, so the exponent is
+summed and scaled in fp32 and rounded once, after the subtraction. Scores rounded before the subtraction would be off
+by 2^-9 of their value: in a row with large scores, several per cent of P. Keys that a query must not see are left out
+in the same product: several short documents stand together, with a column for each (:class:`Block`).
 
-Kept: q, k, v and l. Shapes: q, do [b, h, n, d], k, v [b, h_kv, n, d], l [b, h_kv, g, n], where h = g h_kv, and heads
-that share a key are rows of one product.
+Kept for the backward pass: q, k, v and l.
+
+Shapes: q, do [b, h, n, d], k, v [b, h_kv, n, d], l [b, h_kv, g, n], where h = g h_kv; heads that share a key are rows
+of one product.
 """
 
 from functools import lru_cache
@@ -24,17 +26,22 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MAX_QUERIES = 256
-"""Queries whose P exists at once, so that it stays in the processor's cache."""
+"""Queries whose P exists at once, few enough for P to stay in the processor's cache."""
 UNSEEN = -(2.0**14)
-"""The exponent where a query doesn't see a key, about."""
+"""Approximate exponent where a query does not see a key."""
 
 
 def is_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether :func:`causal_attention` is faster here than torch's own, and can say the same."""
-    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    here = query.device.type == "cpu" and query.dtype == key.dtype == value.dtype == torch.bfloat16
-    alike = query.shape[-1] == key.shape[-1] == value.shape[-1] and all(t.stride(-1) == 1 for t in (query, key, value))
-    return trained and here and alike and hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
+    """Whether :func:`causal_attention` applies to these tensors and is faster than torch's own attention."""
+    tensors = (query, key, value)
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+        return False
+    # The kernel reads one type, one head size and rows without gaps.
+    if any(t.device.type != "cpu" or t.dtype != torch.bfloat16 or t.stride(-1) != 1 for t in tensors):
+        return False
+    if not query.shape[-1] == key.shape[-1] == value.shape[-1]:
+        return False
+    return hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
 
 
 def causal_attention(
@@ -47,46 +54,55 @@ def causal_attention(
         key: [b, h_kv, n, d].
         value: [b, h_kv, n, d].
         lengths: Tokens of each document, together n.
-        shared: How many tokens of the document before it each goes on behind.
-        scale: Of the scores; 1 / sqrt(d) if None.
+        shared: For each document, how many tokens of the document before it continues.
+        scale: Scale of the scores; 1 / sqrt(d) if None.
 
     Returns:
         [b, n, h, d].
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return _Causal.apply(query, key, value, lengths, shared, scale)  # type: ignore[no-any-return, no-untyped-call]
+    if scale is None:
+        scale = query.shape[-1] ** -0.5
+    return _CausalAttention.apply(query, key, value, lengths, shared, scale)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def whole(part: Tensor, lengths: list[int], shared: list[int]) -> list[Tensor]:
-    """The keys or values [..., shared + length, d] of each document, from those of all [..., n, d]."""
+def with_prefixes(part: Tensor, lengths: list[int], shared: list[int]) -> list[Tensor]:
+    """Keys or values [..., shared + length, d] of each document, from the keys or values of all [..., n, d]."""
     found: list[Tensor] = []
     for own, start in zip(torch.split(part, lengths, -2), shared, strict=True):
         found.append(torch.cat((found[-1][..., :start, :], own), -2) if start else own)
     return found
 
 
-class _Causal(torch.autograd.Function):
+class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: list[int], shared: list[int], scale: float
     ) -> Tensor:
         flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        (b, h, n, d), num_keys = q.shape, k.shape[1]
+        b, h, n, d = q.shape
+        num_keys = k.shape[1]
         out = q.new_empty(b, n, h, d)
         log_sums = q.new_empty(b, num_keys, h // num_keys, n, dtype=torch.float32)
-        by_key = torch.unflatten(q, 1, (num_keys, -1))
+        q_by_key = torch.unflatten(q, 1, (num_keys, -1))
         for row in range(b):
+            documents = zip(
+                with_prefixes(k[row], lengths, shared),
+                with_prefixes(v[row], lengths, shared),
+                lengths,
+                shared,
+                strict=True,
+            )
             first = 0
-            for k_own, v_own, length, start in zip(
-                whole(k[row], lengths, shared), whole(v[row], lengths, shared), lengths, shared, strict=True
-            ):
-                its = slice(first, first + length)
+            for keys, values, length, start in documents:
+                tokens = slice(first, first + length)
+                # Without a prefix the kernel's own causal mask fits.
                 mask = _mask(length, start) if start else None
-                keys, values = (part.unsqueeze(1).expand(-1, h // num_keys, -1, -1) for part in (k_own, v_own))
-                result, log_sums[row, :, :, its] = flash(
-                    by_key[row, :, :, its], keys, values, 0.0, mask is None, attn_mask=mask, scale=scale
+                keys = keys.unsqueeze(1).expand(-1, h // num_keys, -1, -1)
+                values = values.unsqueeze(1).expand(-1, h // num_keys, -1, -1)
+                result, log_sums[row, :, :, tokens] = flash(
+                    q_by_key[row, :, :, tokens], keys, values, 0.0, mask is None, attn_mask=mask, scale=scale
                 )
-                out[row, its] = result.flatten(0, 1).transpose(0, 1)
+                out[row, tokens] = result.flatten(0, 1).transpose(0, 1)
                 first += length
         ctx.save_for_backward(q, k, v, log_sums)
         ctx.blocks, ctx.scale = blocks_of(tuple(lengths), tuple(shared)), scale
@@ -98,29 +114,34 @@ class _Causal(torch.autograd.Function):
         q, k, v, log_sums = ctx.saved_tensors
         num_keys = k.shape[1]
         g_q, g_k, g_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)  # strides as theirs
+        # -l / s as a sum of two bfloat16 numbers, which together hold 16 bits of the fp32 value.
         shift = log_sums / -ctx.scale
         high = shift.to(q.dtype)
         shifts = torch.stack((high, (shift - high.float()).to(q.dtype)), -1)
-        queries, g_out, by_key = (
-            torch.unflatten(part, 1, (num_keys, -1)) for part in (q, gradient.transpose(1, 2), g_q)
-        )
-        beside = torch.cat((k, k.new_ones(*k.shape[:-1], 2)), -1)
+        q_by_key = torch.unflatten(q, 1, (num_keys, -1))
+        g_out_by_key = torch.unflatten(gradient.transpose(1, 2), 1, (num_keys, -1))
+        g_q_by_key = torch.unflatten(g_q, 1, (num_keys, -1))
+        k_and_ones = torch.cat((k, k.new_ones(*k.shape[:-1], 2)), -1)
         for row in range(len(q)):
             for block in ctx.blocks:
-                its = block.queries
-                document = queries[row, :, :, its], shifts[row, :, :, its], g_out[row, :, :, its]
-                keys, values = (
-                    part[row, :, block.keys[0]]
-                    if len(block.keys) == 1
-                    else torch.cat([part[row, :, run] for run in block.keys], 1)
-                    for part in (beside, v)
+                tokens = block.queries
+                g_queries, g_keys, g_values = _block_gradients(
+                    q_by_key[row, :, :, tokens],
+                    shifts[row, :, :, tokens],
+                    g_out_by_key[row, :, :, tokens],
+                    _gathered(k_and_ones[row], block.keys),
+                    _gathered(v[row], block.keys),
+                    block.columns,
+                    ctx.scale,
                 )
-                of_queries, *of_others = _of_block(*document, keys, values, block.columns, ctx.scale)
-                by_key[row, :, :, its] = of_queries
-                sizes = [run.stop - run.start for run in block.keys]
-                for total, more in zip((g_k, g_v), of_others, strict=True):
-                    for run, piece in zip(block.keys, torch.split(more, sizes, 1), strict=True):
-                        total[row, :, run] += piece
+                g_q_by_key[row, :, :, tokens] = g_queries
+                # Several blocks may read the same key, so the gradients of keys and values are added up.
+                first = 0
+                for run in block.keys:
+                    last = first + run.stop - run.start
+                    g_k[row, :, run] += g_keys[:, first:last]
+                    g_v[row, :, run] += g_values[:, first:last]
+                    first = last
         return g_q.mul_(ctx.scale), g_k.mul_(ctx.scale), g_v, None, None, None
 
 
@@ -129,7 +150,14 @@ def _mask(length: int, start: int) -> Tensor:
     return torch.full((length, start + length), float("-inf")).triu_(start + 1)
 
 
-def _of_block(
+def _gathered(part: Tensor, runs: list[slice]) -> Tensor:
+    """The tokens of these runs [h_kv, m, d] from all tokens [h_kv, n, d]; a single run is a view."""
+    if len(runs) == 1:
+        return part[:, runs[0]]
+    return torch.cat([part[:, run] for run in runs], 1)
+
+
+def _block_gradients(
     q: Tensor,
     shifts: Tensor,
     g: Tensor,
@@ -138,15 +166,15 @@ def _of_block(
     columns: tuple[Tensor, Tensor] | None,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of a block's queries [h_kv, g, n, d] and keys, both but for the scale, and values [h_kv, m, d].
+    """Gradients of a block's queries [h_kv, g, n, d] and keys, both without the scale, and values [h_kv, m, d].
 
     Args:
         q: Queries [h_kv, g, n, d].
         shifts: -l / s as a sum of two [h_kv, g, n, 2].
         g: Gradient of the output [h_kv, g, n, d].
-        keys: Keys with two columns of ones [h_kv, m, d + 2], the last n those of the queries' own tokens.
+        keys: Keys with two columns of ones [h_kv, m, d + 2]; the last n are keys of the same tokens as the queries.
         values: [h_kv, m, d].
-        columns: As :class:`Block` has them.
+        columns: As in :class:`Block`.
         scale: s.
     """
     num_keys, groups, n, d = q.shape
@@ -160,43 +188,54 @@ def _of_block(
     P = q.new_empty(num_keys, groups * n, keys.shape[1])
     torch.baddbmm(P, rows, keys.mT, beta=0, alpha=scale, out=P).exp_()
     P.view(num_keys, groups, n, -1).tril_(keys.shape[1] - n)
+    # P has the form of a softmax's result, so its derivative gives dS without a buffer for rowsum(dP ∘ P).
     dS = torch._softmax_backward_data(torch.bmm(g_rows, values.mT), P, -1, P.dtype)
     g_q = torch.bmm(dS, keys[..., :d]).view(num_keys, groups, n, d)
     return g_q, torch.bmm(dS.mT, rows[..., :d]), torch.bmm(P.mT, g_rows)
 
 
 class Block(NamedTuple):
-    """Some queries whose gradients are formed at once: of several short documents, or a part of a long one."""
+    """Queries whose gradients are formed together: of several short documents, or a part of a long document."""
 
     queries: slice
     keys: list[slice]
-    """The keys that any of them sees; the last ones are those of the same tokens."""
+    """The keys that any of the queries sees; the last run holds the keys of the queries' own tokens."""
     columns: tuple[Tensor, Tensor] | None
-    """Of queries [n, c] and keys [m, c], for c documents: 1 in a query's own, and far below zero at the keys that a
-    document doesn't see, so that the product of both takes P to zero there."""
+    """For c documents, columns of the queries [n, c] and of the keys [m, c].
+
+    A query has 1 in the column of its document. A key that a document does not see has a large negative number there,
+    so the product of both takes P to zero."""
 
 
-@lru_cache(maxsize=8)  # all layers have the same, and layers that run again come back to it
+_Document = tuple[slice, list[slice]]
+"""A document's own tokens, and the runs of tokens that it continues."""
+
+
+@lru_cache(maxsize=8)  # all layers have the same documents, and layers that are computed again ask again
 def blocks_of(lengths: tuple[int, ...], shared: tuple[int, ...]) -> list[Block]:
-    """The blocks of these documents."""
-    documents: list[tuple[slice, list[slice]]] = []  # own tokens, and what it sees before them
+    """The blocks of documents of these lengths and shared prefixes."""
+    documents: list[_Document] = []
     end = 0
     for length, start in zip(lengths, shared, strict=True):
         own, before = documents[-1] if documents else (slice(0), [])
         documents.append((slice(end, end + length), _first([*before, own], start)))
         end += length
-    found, several = [], list[tuple[slice, list[slice]]]()
+    found: list[Block] = []
+    short: list[_Document] = []
     for own, before in documents:
-        if several and own.stop - several[0][0].start > MAX_QUERIES:
-            found.append(_together(several))
-            several = []
+        if short and own.stop - short[0][0].start > MAX_QUERIES:
+            found.append(_joint_block(short))
+            short = []
         if own.stop - own.start <= MAX_QUERIES:
-            several.append((own, before))
+            short.append((own, before))
             continue
+        # A long document is cut, and each part sees the document's tokens up to its own end.
         for begin in range(own.start, own.stop, MAX_QUERIES):
             queries = slice(begin, min(begin + MAX_QUERIES, own.stop))
             found.append(Block(queries, [*before, slice(own.start, queries.stop)], None))
-    return [*found, _together(several)] if several else found
+    if short:
+        found.append(_joint_block(short))
+    return found
 
 
 def _first(runs: list[slice], count: int) -> list[slice]:
@@ -209,23 +248,27 @@ def _first(runs: list[slice], count: int) -> list[slice]:
     return found
 
 
-def _together(documents: list[tuple[slice, list[slice]]]) -> Block:
-    """The block of some documents side by side."""
+def _joint_block(documents: list[_Document]) -> Block:
+    """The block of several short documents side by side."""
     start, end = documents[0][0].start, documents[-1][0].stop
     seen = torch.zeros(len(documents), end, dtype=torch.bool)
-    for its, (own, before) in zip(seen, documents, strict=True):
+    for row, (own, before) in zip(seen, documents, strict=True):
         for run in (*before, own):
-            its[run] = True
+            row[run] = True
     places = seen.any(0).nonzero()[:, 0].tolist()
     keys = [*_runs([place for place in places if place < start]), slice(start, end)]
     if len(documents) == 1:
         return Block(slice(start, end), keys, None)
-    of_queries = torch.stack([seen[i, start:end] for i in range(len(documents))], 1).float()
+    of_queries = seen[:, start:end].T.float()
     of_keys = UNSEEN * (~seen[:, places]).T.float()
     return Block(slice(start, end), keys, (of_queries, of_keys))
 
 
 def _runs(places: list[int]) -> list[slice]:
     """The runs of neighbours in ascending places."""
-    runs = [list(run) for _, run in groupby(enumerate(places), lambda its: its[1] - its[0])]
-    return [slice(run[0][1], run[-1][1] + 1) for run in runs]
+    found = []
+    # In a run of neighbours, place minus index stays constant.
+    for _, run in groupby(enumerate(places), lambda item: item[1] - item[0]):
+        members = [place for _, place in run]
+        found.append(slice(members[0], members[-1] + 1))
+    return found

@@ -1,8 +1,10 @@
-"""The linear layers of a frozen model that no adapter changes, multiplied as the adapted ones are (products.py).
+"""Linear layers of a frozen model without an adapter, with the same matrix products as adapted layers (``matmul.py``).
 
-A module is changed by changing its class, so its name, its weight and its state-dict keys stay what they were.
+    y = x Wᵀ + b        dx = g W, with g the gradient of y
 
-Shapes: x [..., in], W [out, in], y [..., out].
+A module is changed by changing its class, so name, weight and state-dict keys stay as they were.
+
+Shapes: x [..., in], W [out, in], y, g [..., out].
 """
 
 import threading
@@ -21,7 +23,7 @@ _thread = threading.local()
 
 @contextmanager
 def fast_without_gradient() -> Iterator[None]:
-    """Let this thread's calls be fast without a gradient too; the bits are not those of the base model then."""
+    """Let this thread take the faster product without a gradient too, though its bits differ from the base model's."""
     before = getattr(_thread, "fast", False)
     _thread.fast = True
     try:
@@ -31,32 +33,38 @@ def fast_without_gradient() -> Iterator[None]:
 
 
 class FrozenLinear(nn.Linear):
-    """An ``nn.Linear`` that in training takes its products past ``torch.mm`` where that is faster.
+    """An ``nn.Linear`` whose products in training bypass ``torch.mm`` where another library is faster.
 
-    On a GPU, in other types than fp32, and without a gradient except inside :func:`fast_without_gradient`, it is
-    ``nn.Linear`` bit by bit.
+    The module equals ``nn.Linear`` bit by bit on a GPU, in types other than fp32, and without a gradient outside
+    :func:`fast_without_gradient`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        plain = self.weight.dtype != x.dtype or not through_onednn(x) or torch.is_autocast_enabled("cpu")
-        if not plain and not torch.is_grad_enabled() and getattr(_thread, "fast", False):
-            return _product(x, self.weight, self.bias)
-        thawed = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        if plain or thawed or not (x.requires_grad and torch.is_grad_enabled()):
+        if self.weight.dtype != x.dtype or not through_onednn(x) or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
-        return _Product.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+        if not torch.is_grad_enabled():
+            if getattr(_thread, "fast", False):
+                return _linear(x, self.weight, self.bias)
+            return super().forward(x)
+        # The autograd node below has no gradient for weight and bias.
+        trained = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if trained or not x.requires_grad:
+            return super().forward(x)
+        return _FrozenLinear.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     y = mm(x.reshape(-1, x.shape[-1]), weight.T, bias)
-    return y if x.dim() == 2 else y.view(*x.shape[:-1], len(weight))  # what a function returns as a view stays as it is
+    if x.dim() == 2:
+        return y  # a view returned by an autograd function could not be changed in place
+    return y.view(*x.shape[:-1], len(weight))
 
 
-class _Product(torch.autograd.Function):
+class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
+        return _linear(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -66,17 +74,18 @@ class _Product(torch.autograd.Function):
         return mm(g, weight).view(*gradient.shape[:-1], weight.shape[1]), None, None
 
 
-def quicken(model: nn.Module) -> None:
+def patch_linears(model: nn.Module) -> None:
     """Make every plain ``nn.Linear`` in ``model`` a FrozenLinear."""
     _change(model, nn.Linear, FrozenLinear)
 
 
-def unquicken(model: nn.Module) -> None:
-    """Undo :func:`quicken`."""
+def unpatch_linears(model: nn.Module) -> None:
+    """Undo :func:`patch_linears`."""
     _change(model, FrozenLinear, nn.Linear)
 
 
 def _change(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> None:
     for module in model.modules():
+        # Subclasses have forward passes of their own.
         if type(module) is old:
             module.__class__ = new

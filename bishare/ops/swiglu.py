@@ -1,9 +1,9 @@
-"""The gated product of a Llama-like MLP in training: one autograd node, which keeps its two inputs and nothing else.
+"""The gated product of a Llama-like MLP (SwiGLU) in training: one autograd node, which keeps its two inputs.
 
     y = silu(g) ∘ u        dg = dy ∘ u ∘ silu'(g)        du = dy ∘ silu(g)                          (Shazeer, 2020)
 
-Left to autograd, silu(g) is kept too, a third of what the MLP keeps; backward forms it again here. Value and gradients
-are those of autograd bit by bit: the same operations on the same numbers.
+Plain autograd keeps silu(g) too, a third of what the MLP keeps; here the backward pass computes silu(g) again. Value
+and gradients equal those of autograd bit by bit: the same operations on the same numbers.
 
 Shapes: g, u, y [..., n].
 """
@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from transformers.activations import SiLUActivation
 
 BRANCHES = ("gate_proj", "up_proj", "down_proj", "act_fn")
+"""Attributes of a gated MLP in transformers."""
 
 
-def quicken_mlps(model: nn.Module) -> None:
-    """Let every gated MLP with a SiLU in ``model`` form its product so in training."""
+def patch_swiglu(model: nn.Module) -> None:
+    """Let every gated MLP with a SiLU in ``model`` form its product in this node while training."""
     for module in model.modules():
         if "forward" not in vars(module) and all(hasattr(module, name) for name in BRANCHES):
             kind: Any = type(module)
@@ -30,8 +31,8 @@ def quicken_mlps(model: nn.Module) -> None:
                 module.forward = partial(_forward, module)
 
 
-def unquicken_mlps(model: nn.Module) -> None:
-    """Undo :func:`quicken_mlps`."""
+def unpatch_swiglu(model: nn.Module) -> None:
+    """Undo :func:`patch_swiglu`."""
     for module in model.modules():
         forward = vars(module).get("forward")
         if isinstance(forward, partial) and forward.func is _forward:
@@ -45,13 +46,14 @@ def _is_gated(kind: type[Any]) -> bool:
         return False
     try:
         with torch.no_grad(), torch.device("cpu"):
+            # A probe without the class's own weights: its forward pass is called with known factors.
             probe: Any = object.__new__(kind)
             nn.Module.__init__(probe)
             probe.gate_proj, probe.up_proj, probe.down_proj = _Times(2.0), _Times(3.0), _Times(5.0)
             probe.act_fn = nn.SiLU()
             x = torch.tensor([[[1.0, -2.0]]])
             return torch.allclose(kind.forward(probe, x), 5 * F.silu(2 * x) * (3 * x))
-    except (TypeError, AttributeError, RuntimeError):  # it takes or reads something else
+    except (TypeError, AttributeError, RuntimeError):  # a class that reads different attributes
         return False
 
 
@@ -68,11 +70,16 @@ def _forward(module: Any, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return type(module).forward(module, x)  # type: ignore[no-any-return]
     gate, up = module.gate_proj(x), module.up_proj(x)
-    trains = (gate.requires_grad or up.requires_grad) and gate.dtype == up.dtype
-    return module.down_proj(_Gated.apply(gate, up) if trains else module.act_fn(gate) * up)  # type: ignore[no-any-return, no-untyped-call]
+    product: Tensor
+    if (gate.requires_grad or up.requires_grad) and gate.dtype == up.dtype:
+        product = _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
+    else:
+        # Nothing to keep, or types that autograd promotes.
+        product = module.act_fn(gate) * up
+    return module.down_proj(product)  # type: ignore[no-any-return]
 
 
-class _Gated(torch.autograd.Function):
+class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
@@ -82,6 +89,9 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         gate, up = ctx.saved_tensors
-        g_gate = torch.ops.aten.silu_backward(gradient * up, gate) if ctx.needs_input_grad[0] else None
-        g_up = F.silu(gate).mul_(gradient) if ctx.needs_input_grad[1] else None
+        g_gate = g_up = None
+        if ctx.needs_input_grad[0]:
+            g_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        if ctx.needs_input_grad[1]:
+            g_up = F.silu(gate).mul_(gradient)
         return g_gate, g_up

@@ -30,7 +30,7 @@ from bishare.adapters.uses import check_use
 from bishare.errors import UserError
 from bishare.models.attach import NAME
 from bishare.models.targets import find_slots
-from bishare.ops.frozen_linear import fast_without_gradient, quicken
+from bishare.ops.frozen_linear import fast_without_gradient, patch_linears
 from bishare.serving.batch_factors import BatchFactors, rooms
 from bishare.serving.compact_adapter import FP32, Compact, Layout, compact_bytes
 from bishare.serving.kv_cache import roomy_cache
@@ -284,7 +284,7 @@ class AdapterPool:
 
         def build() -> BatchFactors:
             model = self.model
-            quicken(model)  # here, since attaching an adapter to the model in between undoes it
+            patch_linears(model)  # here, since attaching an adapter to the model in between undoes it
             factors = BatchFactors(len(entries), stacked, shared=shared, dtype=model.dtype, device=model.device)
             for form, alike in forms.items():
                 at_once = max(1, STAGED_BYTES // form[0].num_bytes)

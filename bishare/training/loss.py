@@ -18,7 +18,7 @@ from bishare.data.packing import unpack
 from bishare.distributed.partitions import is_gathered_late
 from bishare.models.head import head_of
 from bishare.models.packed_attention import can_pack, model_inputs
-from bishare.ops.linear_cross_entropy import head_loss
+from bishare.ops.linear_cross_entropy import linear_cross_entropy
 
 IGNORED = -100
 
@@ -57,7 +57,7 @@ def token_loss(model: nn.Module, batch: Mapping[str, Any]) -> TokenLoss:
         return TokenLoss(F.cross_entropy(predicted, wanted, reduction="sum"), labelled.sum(), correct)
     base = cast(PreTrainedModel, model).base_model
     hidden = base(**inputs, use_cache=False)[0][:, :-1][labelled]  # [m, d]
-    total, correct = head_loss(head, hidden, wanted, gathered_late=is_gathered_late(head))
+    total, correct = linear_cross_entropy(head, hidden, wanted, gathered_late=is_gathered_late(head))
     return TokenLoss(total, labelled.sum(), correct)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bishare.ops.assembly import Block, assemble, assemble_each, rank, stack_of
+from bishare.ops.assembly import Block, assemble, assemble_each, rank, stack_blocks
 
 LENGTH = 11
 Layers = list[list[Block]]
@@ -106,7 +106,7 @@ def test_a_stack_holds_each_shared_block_once_and_says_which_rows_each_factor_re
     own, window = [Block(parameter(2, LENGTH)) for _ in range(3)], Block(parameter(4, 16), start=2)
     moved, fitted = window._replace(start=1), window._replace(kernel=parameter(1, 1))
 
-    stack, rows = stack_of([[own[0], window], [own[1], window], [window, own[2]], [moved, fitted]])
+    stack, rows = stack_blocks([[own[0], window], [own[1], window], [window, own[2]], [moved, fitted]])
 
     assert [id(block) for block in stack] == [id(b) for b in (own[0], window, own[1], own[2], moved, fitted)]
     assert rows == [((0, 6),), ((6, 8), (2, 6)), ((2, 6), (8, 10)), ((10, 18),)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bishare.ops.dropout import draw_keep, dropped
-from bishare.ops.lora_linear import Frozen, LowRank, first_product, next_product
+from bishare.ops.lora_linear import Frozen, LowRank, lora_linear, sibling_lora_linear
 
 CPU = torch.device("cpu")
 
@@ -63,8 +63,8 @@ def test_value_and_gradients_are_those_of_the_equations() -> None:
     W1, W2 = torch.randn(4, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
     keep = draw_keep(x.shape, 0.4, CPU)
 
-    y1, h = first_product(x, Frozen(W1, None, False), LowRank(A, B1, rows=((0, 2),)), keep=keep, dtype=x.dtype)
-    y2 = next_product(x, h, Frozen(W2, None, False), B2, ((2, 3),), dtype=x.dtype)
+    y1, h = lora_linear(x, Frozen(W1, None, False), LowRank(A, B1, rows=((0, 2),)), keep=keep, dtype=x.dtype)
+    y2 = sibling_lora_linear(x, h, Frozen(W2, None, False), B2, ((2, 3),), dtype=x.dtype)
     read = x * keep.mask * keep.factor
     wanted = x @ W1.T + read @ A[:2].T @ B1, x @ W2.T + read @ A[2:].T @ B2
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bishare.ops.frozen_linear import FrozenLinear, fast_without_gradient, quicken, unquicken
+from bishare.ops.frozen_linear import FrozenLinear, fast_without_gradient, patch_linears, unpatch_linears
 from bishare.ops.matmul import mm, through_onednn
 
 
@@ -15,7 +15,7 @@ def pair(*, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
     plain = nn.Linear(24, 40, bias=bias).requires_grad_(False)
     fast = nn.Sequential(nn.Linear(24, 40, bias=bias).requires_grad_(False))
     fast[0].load_state_dict(plain.state_dict())
-    quicken(fast)
+    patch_linears(fast)
     assert type(fast[0]) is FrozenLinear
     return plain, fast[0]
 
@@ -37,7 +37,7 @@ def test_a_fast_layer_gives_the_value_and_gradient_of_the_plain_one(shape: tuple
 def test_without_a_gradient_a_fast_layer_is_the_plain_one_bit_by_bit() -> None:
     plain, fast = nn.Linear(576, 1536), nn.Linear(576, 1536)
     fast.load_state_dict(plain.requires_grad_(False).state_dict())
-    quicken(model := nn.Sequential(fast.requires_grad_(False)))
+    patch_linears(model := nn.Sequential(fast.requires_grad_(False)))
     x = torch.randn(200, 576)
     assert torch.equal(model(x), plain(x))
     with torch.no_grad():
@@ -100,9 +100,9 @@ def test_a_thawed_layer_has_its_gradient() -> None:
 def test_what_was_made_fast_is_made_plain_again_with_the_same_state() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    quicken(model)
+    patch_linears(model)
     assert [type(module) for module in model] == [FrozenLinear, nn.ReLU, FrozenLinear]
-    unquicken(model)
+    unpatch_linears(model)
     assert [type(module) for module in model] == [nn.Linear, nn.ReLU, nn.Linear]
     assert list(before) == list(model.state_dict())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -16,7 +16,7 @@ from bishare.data.packing import pack, unpack
 from bishare.models.attach import attach
 from bishare.models.head import head_of
 from bishare.models.packed_attention import can_pack, model_inputs, use_packed_attention
-from bishare.ops.linear_cross_entropy import head_loss
+from bishare.ops.linear_cross_entropy import linear_cross_entropy
 from bishare.training.loss import token_loss
 
 DECODERS = ["llama", "mistral", "qwen2", "gpt2", "gpt_neox"]
@@ -180,7 +180,7 @@ def test_a_head_whose_logits_somebody_else_reads_keeps_them(change: str) -> None
     logits = head(hidden).detach()
     kept.clear()
 
-    loss, correct = head_loss(head, hidden, wanted)
+    loss, correct = linear_cross_entropy(head, hidden, wanted)
 
     torch.testing.assert_close(loss, expected)
     assert int(correct) == int((logits.argmax(-1) == wanted).sum())
@@ -199,7 +199,7 @@ def test_logits_of_one_chunk_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
         alive.append(weakref.ref(y))
 
     head.register_forward_hook(note)
-    head_loss(head, torch.randn(6, 8, requires_grad=True), torch.randint(40, (6,)))
+    linear_cross_entropy(head, torch.randn(6, 8, requires_grad=True), torch.randint(40, (6,)))
 
     assert numbers == [0, 0, 0]
 

@@ -12,13 +12,13 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from bishare import LoRAConfig, attach, remove
 from bishare.models.compiling import compile_norms
-from bishare.ops.rms_norm import quicken_norms, unquicken_norms
+from bishare.ops.rms_norm import patch_rms_norms, unpatch_rms_norms
 from tests.compiler import needs_compiler
 
 
-def quickened(norm: nn.Module) -> nn.Module:
+def patched(norm: nn.Module) -> nn.Module:
     fast = deepcopy(norm)
-    quicken_norms(nn.Sequential(fast))
+    patch_rms_norms(nn.Sequential(fast))
     return fast
 
 
@@ -43,18 +43,18 @@ def test_value_is_that_of_the_model_bit_by_bit_and_the_gradient_up_to_rounding(
     kind: type[nn.Module], dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]
 ) -> None:
     norm = drawn(kind, dtype=dtype)
-    fast = quickened(norm)
+    fast = patched(norm)
     x = 3 * torch.randn(shape, dtype=dtype)
     (y, gradient), (fast_y, fast_gradient) = value_and_gradient(norm, x), value_and_gradient(fast, x)
     assert fast_y.grad_fn is not None
-    assert "_Norm" in fast_y.grad_fn.name()
+    assert "_RMSNorm" in fast_y.grad_fn.name()
     assert torch.equal(fast_y, y)
     assert fast_gradient.dtype == dtype
     torch.testing.assert_close(fast_gradient, gradient, rtol=tolerance, atol=tolerance)
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
-    norm = quickened(drawn(LlamaRMSNorm, dtype=torch.float32))
+    norm = patched(drawn(LlamaRMSNorm, dtype=torch.float32))
     x, direction, g = torch.randn(3, 24), torch.randn(3, 24), torch.randn(3, 24)
     read = x.clone().requires_grad_()
     norm(read).backward(g)
@@ -66,7 +66,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
 def test_a_bf16_input_under_a_wider_weight_gets_its_own_type_back() -> None:
     norm = drawn(LlamaRMSNorm, dtype=torch.float32)
     x = torch.randn(4, 24, dtype=torch.bfloat16)
-    (y, gradient), (fast_y, fast_gradient) = value_and_gradient(norm, x), value_and_gradient(quickened(norm), x)
+    (y, gradient), (fast_y, fast_gradient) = value_and_gradient(norm, x), value_and_gradient(patched(norm), x)
     assert torch.equal(fast_y, y)
     assert fast_gradient.dtype == torch.bfloat16
     torch.testing.assert_close(fast_gradient, gradient, rtol=8e-3, atol=8e-3)  # theirs rounds once more
@@ -86,11 +86,11 @@ def test_half_of_the_memory_is_kept_for_the_backward_pass() -> None:
         return sum(seen.values()) - norm.weight.nbytes
 
     norm = drawn(LlamaRMSNorm, dtype=torch.bfloat16)
-    assert kept(quickened(norm)) == 64 * 24 * 2 < kept(norm) / 2
+    assert kept(patched(norm)) == 64 * 24 * 2 < kept(norm) / 2
 
 
 def test_a_thawed_norm_and_one_without_a_gradient_are_left_to_the_model() -> None:
-    norm = quickened(drawn(LlamaRMSNorm, dtype=torch.float32))
+    norm = patched(drawn(LlamaRMSNorm, dtype=torch.float32))
     x = torch.randn(4, 24, requires_grad=True)
     with torch.no_grad():
         assert norm(x).grad_fn is None
@@ -101,14 +101,14 @@ def test_a_thawed_norm_and_one_without_a_gradient_are_left_to_the_model() -> Non
 
 @pytest.mark.parametrize("other", [GemmaRMSNorm(24), nn.RMSNorm(24), nn.LayerNorm(24)])
 def test_norms_that_compute_something_else_stay_as_they_are(other: nn.Module) -> None:
-    assert "forward" not in vars(quickened(other))
+    assert "forward" not in vars(patched(other))
 
 
 @needs_compiler
 @pytest.mark.parametrize("attached_first", [True, False])
 def test_the_compiler_takes_the_norm_in_one_piece(attached_first: bool) -> None:
     model = nn.Sequential(drawn(LlamaRMSNorm, dtype=torch.float32))
-    for change in (quicken_norms, compile_norms) if attached_first else (compile_norms, quicken_norms):
+    for change in (patch_rms_norms, compile_norms) if attached_first else (compile_norms, patch_rms_norms):
         change(model)
     y = model(torch.randn(4, 24, requires_grad=True))
     assert y.grad_fn is not None
@@ -116,7 +116,7 @@ def test_the_compiler_takes_the_norm_in_one_piece(attached_first: bool) -> None:
 
 
 def test_a_copy_computes_with_its_own_weight() -> None:
-    norm = quickened(drawn(LlamaRMSNorm, dtype=torch.float32))
+    norm = patched(drawn(LlamaRMSNorm, dtype=torch.float32))
     copied = deepcopy(norm)
     copied.weight.zero_()
     x = torch.randn(4, 24, requires_grad=True)
@@ -134,5 +134,5 @@ def test_attaching_changes_every_norm_of_a_model_and_removing_changes_it_back() 
     remove(model)
     assert not any("forward" in vars(norm) for norm in norms)
     model.model.norm.forward = print  # somebody else's
-    unquicken_norms(model)
+    unpatch_rms_norms(model)
     assert model.model.norm.forward is print

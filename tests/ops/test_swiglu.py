@@ -13,7 +13,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3Config, Phi3MLP
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from bishare import LoRAConfig, attach, remove
-from bishare.ops.swiglu import quicken_mlps, unquicken_mlps
+from bishare.ops.swiglu import patch_swiglu, unpatch_swiglu
 from tests.compiler import needs_compiler
 
 SIZES: dict[str, Any] = {"hidden_size": 6, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -24,9 +24,9 @@ def mlp_of(kind: type[nn.Module], **options: Any) -> nn.Module:
     return kind(LlamaConfig(vocab_size=32, **SIZES, **options)).requires_grad_(False)
 
 
-def quickened(mlp: nn.Module) -> nn.Module:
+def patched(mlp: nn.Module) -> nn.Module:
     fast = deepcopy(mlp)
-    quicken_mlps(nn.Sequential(fast))
+    patch_swiglu(nn.Sequential(fast))
     return fast
 
 
@@ -61,18 +61,18 @@ def test_value_and_gradient_are_those_of_the_model_bit_by_bit(
 ) -> None:
     mlp = mlp_of(kind).to(dtype)
     x = 3 * torch.randn(shape, dtype=dtype)
-    for found, wanted in zip(value_and_gradient(quickened(mlp), x), value_and_gradient(mlp, x), strict=True):
+    for found, wanted in zip(value_and_gradient(patched(mlp), x), value_and_gradient(mlp, x), strict=True):
         assert torch.equal(found, wanted)
 
 
 def test_gradient_is_that_of_finite_differences() -> None:
-    mlp = quickened(mlp_of(LlamaMLP)).double()
+    mlp = patched(mlp_of(LlamaMLP)).double()
     assert torch.autograd.gradcheck(mlp, torch.randn(3, 6, dtype=torch.float64, requires_grad=True))
 
 
 def test_what_leaves_the_activation_is_not_kept() -> None:
     mlp, x = mlp_of(LlamaMLP), torch.randn(7, 6)
-    assert kept(quickened(mlp), x) == 2 * 7 * 10
+    assert kept(patched(mlp), x) == 2 * 7 * 10
     assert kept(mlp, x) == 3 * 7 * 10
 
 
@@ -80,7 +80,7 @@ def test_one_trained_branch_gets_its_gradient() -> None:
     mlp = mlp_of(LlamaMLP)
     for name in ("gate_proj", "up_proj"):
         found = []
-        for one in (deepcopy(mlp), quickened(mlp)):
+        for one in (deepcopy(mlp), patched(mlp)):
             weight = one.get_submodule(name).weight.requires_grad_()
             one(torch.arange(12.0).view(2, 6)).sum().backward()
             found.append(weight.grad)
@@ -90,7 +90,7 @@ def test_one_trained_branch_gets_its_gradient() -> None:
 
 def test_without_a_gradient_the_model_computes() -> None:
     mlp, x = mlp_of(LlamaMLP), torch.randn(4, 6)
-    fast = quickened(mlp)
+    fast = patched(mlp)
     assert fast(x).grad_fn is None
     with torch.no_grad():
         assert torch.equal(fast(x.requires_grad_()), mlp(x))
@@ -113,11 +113,11 @@ def test_mlps_that_compute_something_else_stay_as_they_are() -> None:
     fused = Phi3MLP(Phi3Config(hidden_size=6, intermediate_size=10))
     gelu = mlp_of(GemmaMLP, hidden_act="gelu_pytorch_tanh")
     for other in (mlp_of(Biased), mlp_of(Configured), mlp_of(Residual), gelu, fused):
-        assert "forward" not in vars(quickened(other))
+        assert "forward" not in vars(patched(other))
 
 
 def test_a_copy_computes_with_its_own_weights() -> None:
-    mlp = quickened(mlp_of(LlamaMLP))
+    mlp = patched(mlp_of(LlamaMLP))
     copied = deepcopy(mlp)
     copied.down_proj.weight.zero_()
     x = torch.randn(4, 6, requires_grad=True)
@@ -128,7 +128,7 @@ def test_a_copy_computes_with_its_own_weights() -> None:
 @needs_compiler
 def test_the_compiler_takes_it() -> None:
     mlp, x = mlp_of(LlamaMLP), torch.randn(4, 6)
-    fast = quickened(mlp)
+    fast = patched(mlp)
     fast.compile(dynamic=True)
     for found, wanted in zip(value_and_gradient(fast, x), value_and_gradient(mlp, x), strict=True):
         torch.testing.assert_close(found, wanted)
@@ -143,5 +143,5 @@ def test_attaching_changes_every_gated_mlp_of_a_model_and_removing_changes_it_ba
     remove(model)
     assert not any("forward" in vars(mlp) for mlp in mlps)
     mlps[0].forward = print  # somebody else's
-    unquicken_mlps(model)
+    unpatch_swiglu(model)
     assert mlps[0].forward is print

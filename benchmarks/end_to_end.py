@@ -78,8 +78,8 @@ def theirs(path: Path, base: str, dtype: str, folder: Path) -> None:
     import peft
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
+    from bishare.data.encoding import encode
     from bishare.data.examples import count_labels
-    from bishare.data.prompts import encode
     from bishare.data.row_files import read_rows
 
     # Of bishare only what does not import Lightning, which would count as the Trainer's memory.

@@ -24,8 +24,8 @@ from bishare.commands.config.settings import is_classification
 from bishare.commands.fit import users_mistake
 from bishare.commands.quiet import silence_known_noise
 from bishare.data.classification import ClassificationData, LabelledExamples
+from bishare.data.encoding import NO_LABEL
 from bishare.data.prompt_data import PromptData
-from bishare.data.prompts import NO_LABEL
 from bishare.data.step_sampler import choose_accumulation
 from bishare.data.streamed import StreamedData
 from bishare.errors import UserError

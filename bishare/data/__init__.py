@@ -1,4 +1,4 @@
-"""Data modules, under the names that configurations use."""
+"""Data modules, by the names in configurations."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
-"""Keeps tokenised examples of large data on disk, so that the next run with the same rows and options starts at once.
+"""Caches the tokenised examples of large data on disk: the next run with the same rows and options starts at once.
 
-Files lie in ``bishare`` under Hugging Face's own cache (``HF_HOME``), and may be deleted at any time.
+Files lie in the folder ``bishare`` of Hugging Face's own cache (``HF_HOME``), and may be deleted at any time.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ import numpy as np
 from huggingface_hub import constants
 from transformers import PreTrainedTokenizerBase
 
-from bishare.data import prompts
-from bishare.data.prompts import Example
+from bishare.data import encoding, prompts
+from bishare.data.encoding import Example
 from bishare.data.rows import AnyRow
 from bishare.files import atomic_file
 
-LEAST_ROWS = 5000
-"""Fewer rows are tokenised in a second or two."""
+MIN_ROWS = 5000
+"""Fewer rows are not cached: their tokens take a second or two."""
 
 
 def cached(
@@ -29,15 +29,16 @@ def cached(
     options: dict[str, Any],
     encode: Callable[[], list[Example]],
 ) -> list[Example]:
-    """The examples that the rows become, from the disk if they have been there.
+    """The examples of the rows, from the disk if an earlier run left them there.
 
     Args:
-        rows: What to tokenise.
-        tokenizer: By what.
-        options: All else that the result depends on.
+        rows: Rows to tokenise.
+        tokenizer: Tokenizer of the examples.
+        options: Everything else that decides the examples.
         encode: Makes the examples.
     """
-    if len(rows) < LEAST_ROWS or not tokenizer.is_fast:  # the vocabulary of others cannot be looked into
+    # A slow tokenizer does not give its whole vocabulary, so a change of the vocabulary would go unseen.
+    if len(rows) < MIN_ROWS or not tokenizer.is_fast:
         return encode()
     path = Path(constants.HF_HOME) / "bishare" / f"{fingerprint(rows, tokenizer, options)}.npz"
     with suppress(OSError, EOFError, ValueError, KeyError, BadZipFile):  # not there, or damaged
@@ -49,8 +50,11 @@ def cached(
 
 
 def fingerprint(rows: Sequence[AnyRow], tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> str:
-    """A name for a result: it changes with the rows, the tokenizer, the options and our own code."""
-    digest = hashlib.sha256(Path(prompts.__file__).read_bytes())
+    """The name of a cached result, which changes with the rows, the tokenizer, the options and our own code."""
+    digest = hashlib.sha256()
+    for module in (prompts, encoding):
+        assert module.__file__ is not None
+        digest.update(Path(module.__file__).read_bytes())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
     template, special = getattr(tokenizer, "chat_template", None), tokenizer.special_tokens_map
     digest.update(repr((template, sorted(special.items(), key=str), sorted(options.items()))).encode())

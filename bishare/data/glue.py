@@ -1,4 +1,4 @@
-"""The tasks of GLUE: their fields, classes and metrics, and how a row becomes a sentence or a pair with its label.
+"""The tasks of GLUE with their fields, classes and metrics, and the parsing of their rows.
 
 Wang et al., 2019 (arXiv:1804.07461), table 1.
 """
@@ -12,20 +12,20 @@ TaskName = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte",
 Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 SENTENCES = ("sentence1", "sentence2")
-"""The names that the sentences of every task may have in files of the user's own."""
-HIGHEST = 5.0
+"""Field names of the sentences in the user's own files, for every task."""
+MAX_SCORE = 5.0
 """The largest score of STS-B; the smallest is 0."""
 
 
 class Task(NamedTuple):
-    """One task of GLUE."""
+    """A task of GLUE."""
 
     fields: tuple[str, ...]
-    """The sentences' names on the hub, one or two."""
+    """Field names of a sentence or of a pair of sentences on the hub."""
     num_classes: int = 2
-    """1 for a score, which is a regression."""
+    """1 for a score: the task is a regression."""
     metrics: tuple[Metric, ...] = ("accuracy",)
-    """What GLUE reports; where there are two, their mean is the score."""
+    """The metrics of GLUE; the score of a task with two metrics is their mean."""
     validation: str = "validation"
     """Name of the split to validate on."""
 
@@ -52,15 +52,15 @@ class Labelled(NamedTuple):
 
 
 def parse_labelled(fields: Any, name: TaskName, where: str) -> Labelled:
-    """The example that the fields of a row make up.
+    """The labelled sentences of a row.
 
     Args:
-        fields: The row as it was read.
+        fields: The fields of the row, as read.
         name: The task.
         where: File and row, for messages.
 
     Raises:
-        UserError: If a field is missing or holds something else than it should.
+        UserError: If a field is missing, a sentence is no text, or the label is out of range.
     """
     task = TASKS[name]
     check_object(fields, where)
@@ -71,10 +71,11 @@ def parse_labelled(fields: Any, name: TaskName, where: str) -> Labelled:
 
 def _label(value: Any, name: TaskName, where: str) -> float:
     num_classes = TASKS[name].num_classes
+    # In Python, True and False are ints.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if num_classes == 1:
-        if not is_number or not 0 <= value <= HIGHEST:
-            raise UserError(f"{where}: label is {value!r}; {name} has scores from 0 to {HIGHEST:g}.")
+        if not is_number or not 0 <= value <= MAX_SCORE:
+            raise UserError(f"{where}: label is {value!r}; {name} has scores from 0 to {MAX_SCORE:g}.")
         return float(value)
     if not is_number or value not in range(num_classes):
         classes = ", ".join(map(str, range(num_classes - 1)))

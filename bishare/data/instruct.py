@@ -14,16 +14,16 @@ class InstructionData(PromptData):
     path: str = field(kw_only=False)
     """A ``.json``, ``.jsonl`` or ``.parquet`` file, a folder with a data set as the hub stores it, or a hub name."""
     format: Format = "auto"
-    """Which fields the rows have, by default as the first row shows; chats always use the chat template."""
+    """Fields of the rows, by default as the first row shows; chats always use the chat template."""
     split: str = "train"
     """Split of a folder or hub data set."""
     subset: str | None = None
-    """Configuration of a hub data set that has several."""
+    """Configuration of a hub data set with several configurations."""
 
     def prepare_data(self) -> None:
         """Fill the download caches, on one process of each machine."""
         super().prepare_data()
-        if not is_file(self.path):
+        if not is_file(self.path):  # a local file needs no download
             self.read()
 
     def read(self) -> list[AnyRow]:

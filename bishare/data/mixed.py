@@ -1,4 +1,4 @@
-"""Several sources of rows in one training, each with a share of the examples."""
+"""Several sources of rows in a single training, each with a share of the examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ from bishare.errors import UserError
 
 @dataclass(kw_only=True, frozen=True)
 class Source:
-    """One of the sources; its options are those of ``InstructionData``."""
+    """A source of rows, with the options of ``InstructionData``."""
 
     path: str = field(kw_only=False)
     """A ``.json``, ``.jsonl`` or ``.parquet`` file, a folder with a data set as the hub stores it, or a hub name."""
     weight: float | None = None
-    """Share of the examples of an epoch, beside the other weights; given for all sources or for none."""
+    """Share of the examples of an epoch, relative to the sum of all weights; given for all sources or for none."""
     format: Format = "auto"
-    """Which fields the rows have, by default as the first row shows."""
+    """Fields of the rows, by default as the first row shows."""
     split: str = "train"
     """Split of a folder or hub data set."""
     subset: str | None = None
-    """Configuration of a hub data set that has several."""
+    """Configuration of a hub data set with several configurations."""
 
     def read(self) -> list[AnyRow]:
         """All rows of the source."""
@@ -37,13 +37,13 @@ class Source:
 class MixedData(PromptData):
     """Rows of several sources. Without weights every row comes once per epoch.
 
-    With weights an epoch holds each source's share of examples, so many in all that the source that is scarcest for its
-    weight comes once; the next epoch goes on with the examples that have not come yet. Rows are held out for validation
-    from all sources alike, by their numbers of rows.
+    With weights, an epoch holds a share of examples from each source. By default the source with the fewest rows for
+    its weight comes once per epoch, and this decides the length of an epoch. The next epoch goes on with the examples
+    not seen yet. Rows for validation are drawn at random from all sources together.
     """
 
     sources: list[Source] = field(kw_only=False)
-    """What to mix."""
+    """The sources to mix."""
     examples_per_epoch: int | None = None
     """Examples of an epoch if there are weights; a source with too few rows for its share comes more than once."""
 
@@ -51,11 +51,14 @@ class MixedData(PromptData):
         super().__post_init__()
         if not self.sources:
             raise UserError("sources is empty; give at least one with a path.")
-        weights = [source.weight for source in self.sources]
-        given = [weight for weight in weights if weight is not None]
-        if given and len(given) < len(weights):
-            missing = self.sources[weights.index(None)].path
-            raise UserError(f"sources: {missing} has no weight, but others have; give one to all or to none.")
+        given, without = [], []
+        for source in self.sources:
+            if source.weight is None:
+                without.append(source.path)
+            else:
+                given.append(source.weight)
+        if given and without:
+            raise UserError(f"sources: {without[0]} has no weight, but others have; give one to all or to none.")
         if any(weight <= 0 for weight in given):
             raise UserError(f"sources: the weights are {given}; each must be positive.")
         if self.examples_per_epoch is not None and (not given or self.examples_per_epoch < len(given)):
@@ -73,7 +76,7 @@ class MixedData(PromptData):
                 source.read()
 
     def read(self) -> list[AnyRow]:
-        """The rows of all sources, one after the other."""
+        """The rows of all sources, in the order of the sources."""
         rows: list[AnyRow] = []
         for number, source in enumerate(self.sources):
             found = source.read()
@@ -83,30 +86,30 @@ class MixedData(PromptData):
         return rows
 
     def mixture(self, rows: Sequence[AnyRow]) -> Mixture | None:
-        """The examples of an epoch, of the rows that can be trained on.
+        """The mixture of the rows left for training; None without weights.
 
         Raises:
-            UserError: If none of a source's rows can, or an epoch has no room for one of them.
+            UserError: If a source has no row left for training, or its share of an epoch is less than one example.
         """
         if not self._weights:
             return None
         source_of = np.array([self._source_of[id(row)] for row in rows])
-        members = [np.flatnonzero(source_of == number) for number in range(len(self.sources))]
-        for source, examples in zip(self.sources, members, strict=True):
-            if not len(examples):
+        members = []
+        for number, source in enumerate(self.sources):
+            members.append(np.flatnonzero(source_of == number))
+            # The validation split or max_length may have taken every row of a small source.
+            if not len(members[-1]):
                 raise UserError(
                     f"{source.path} has no rows left to train on; lower num_validation or raise max_length."
                 )
         mixture = Mixture(members, self._weights, num_examples=self.examples_per_epoch)
-        for source, count in zip(self.sources, mixture.counts, strict=True):
+        shares = []
+        for source, count, examples in zip(self.sources, mixture.counts, members, strict=True):
             if not count:
                 raise UserError(
                     f"{source.path} has weight {source.weight}, too little for one of {len(mixture)} examples; raise "
-                    "it or examples_per_epoch."
+                    "the weight or examples_per_epoch."
                 )
-        shares = (
-            f"{count:,} of {len(examples):,} from {source.path}"
-            for source, count, examples in zip(self.sources, mixture.counts, members, strict=True)
-        )
+            shares.append(f"{count:,} of {len(examples):,} from {source.path}")
         rank_zero_info(f"Mixture: an epoch takes {'; '.join(shares)}.")
         return mixture

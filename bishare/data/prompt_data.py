@@ -1,4 +1,4 @@
-"""From rows of text to examples: what the data modules of language models have in common."""
+"""From rows of text to examples: the common part of the data modules of language models."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from bishare.data.cache import cached
+from bishare.data.encoding import Example, LossOn, encode, encode_prompts
 from bishare.data.examples import Examples, count_labels
 from bishare.data.mixture import Mixture
-from bishare.data.prompts import Example, LossOn, Prompt, encode, encode_prompts, render_prompt
+from bishare.data.prompts import Prompt, render_prompt
 from bishare.data.rows import AnyRow, Row, Text, answer_of
 from bishare.data.step_data import StepData
 from bishare.data.step_sampler import StepLoader
@@ -22,7 +23,7 @@ from bishare.errors import UserError
 from bishare.models.packed_attention import can_pack
 
 ROWS_PER_CALL = 1000
-"""Rows that the tokenizer gets at once: many enough for its threads, few enough for a smooth progress bar."""
+"""Rows per call of the tokenizer: enough for its threads, and few enough for a smooth progress bar."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,13 +32,13 @@ class PromptData(StepData):
 
     packing: bool = True
     """Put the examples of a micro-batch end to end in one row, each attending to itself only, instead of padding them;
-    models whose attention cannot be kept apart get padded rows of like lengths all the same."""
+    a model whose attention cannot keep examples apart gets padded rows of similar lengths."""
     prompt: Prompt = "alpaca"
     """Wording of an instruction: ``alpaca`` or ``chat``, the chat template of the tokenizer."""
     loss_on: LossOn = "answer"
-    """Whether the loss counts the tokens of the answers (each of a chat, with its end token) or all of them."""
+    """Tokens with a loss: those of every answer and its end token (``answer``), or all tokens (``all``)."""
     num_validation: int | None = None
-    """Rows held out for validation: by default 200, or a tenth of the rows if that is fewer."""
+    """Rows held out for validation; by default 200 or a tenth of the rows, whichever is fewer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,41 +52,41 @@ class PromptData(StepData):
         """All rows, in the same order on every rank."""
 
     def mixture(self, rows: Sequence[AnyRow]) -> Mixture | None:
-        """Which of the rows to train on an epoch holds; None if it holds each once."""
+        """The mixture of the training rows; None if an epoch holds each row once."""
         return None
 
     def load_validation(self) -> Examples | None:
-        """The held-out rows, of which those without labels are left out."""
+        """The held-out rows with a label; rows without a label are left out."""
         self._train_rows, held_out = self._split_rows(self.read())
         self._validation_rows, examples = self._encode(held_out, "validation")
         return examples
 
     def load_training(self) -> Examples:
-        """All other rows."""
+        """All rows with a label that are not held out."""
         rows, examples = self._encode(self._train_rows, "training")
         assert examples is not None, "the split leaves rows to train on"
         self._mixture = self.mixture(rows)
         return examples
 
     def train_dataloader(self) -> StepLoader:
-        """This rank's micro-batches; the loader goes on inside an epoch after a resume."""
+        """This rank's micro-batches; after a resume, the loader goes on inside an epoch."""
         self.examples.packing = self._is_packed
         return super().train_dataloader()
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
-        """This rank's share of the held-out examples; nothing if none are held out."""
+        """This rank's share of the held-out examples; an empty list without any."""
         if self._validation is not None:
             self._validation.packing = self._is_packed
         return super().val_dataloader()
 
     @property
     def _is_packed(self) -> bool:
-        """Whether packs are asked for, and the model of the run keeps their documents apart."""
+        """Whether the option ``packing`` is set and the attention of the run's model keeps documents apart."""
         model = getattr(getattr(self.trainer, "lightning_module", None), "model", None)
         return self.packing and (model is None or can_pack(model))
 
     def render_prompt(self, instruction: str, input: str = "") -> str:
-        """The text that the model reads before it answers."""
+        """The text before the answer."""
         self._load_tokenizer()
         return render_prompt(self.tokenizer, Row(instruction, input, ""), self.prompt)
 
@@ -93,7 +94,7 @@ class PromptData(StepData):
         """The held-out prompts, padded on the left, with their reference answers.
 
         Raises:
-            UserError: If no rows are held out, or they are plain texts.
+            UserError: If no rows are held out, or all held-out rows are plain texts.
         """
         if not self._validation_rows:
             raise UserError("num_validation is 0, so there are no held-out prompts to answer; set it to at least 1.")
@@ -116,29 +117,36 @@ class PromptData(StepData):
         }
 
     def _split_rows(self, rows: list[AnyRow]) -> tuple[list[AnyRow], list[AnyRow]]:
-        """Training and validation rows; the latter do not depend on ``max_examples``."""
-        num_validation = min(200, len(rows) // 10) if self.num_validation is None else self.num_validation
+        """Training and validation rows; the validation rows do not depend on ``max_examples``."""
+        num_validation = self.num_validation
+        if num_validation is None:
+            num_validation = min(200, len(rows) // 10)
         if num_validation >= len(rows):
             raise UserError(
                 f"num_validation is {num_validation}, but there are {len(rows):,} rows in all; leave some to train on."
             )
+        # Validation rows first: more or fewer training rows leave them alone, so that losses stay comparable.
         order = [rows[index] for index in np.random.default_rng(self.seed).permutation(len(rows))]
         train = order[num_validation:]
         return train[: self.max_examples], order[:num_validation]
 
     def _encode(self, rows: list[AnyRow], what: str) -> tuple[list[AnyRow], Examples | None]:
-        """The rows that have labels, and their tokens; None if there are no rows."""
+        """The rows with labels, and their tokens; None if there are no rows."""
         if not rows:
             return [], None
         options = {"prompt": self.prompt, "loss_on": self.loss_on, "max_length": self.max_length}
-        examples = cached(rows, self.tokenizer, options, lambda: list(self._tokens(rows, what)))
-        pairs = [(row, example) for row, example in zip(rows, examples, strict=True) if count_labels(example)]
-        if not pairs:
+        encoded = cached(rows, self.tokenizer, options, lambda: list(self._tokens(rows, what)))
+        kept, examples = [], []
+        # A row without a label would add nothing to the loss, but take room in a batch.
+        for row, example in zip(rows, encoded, strict=True):
+            if count_labels(example):
+                kept.append(row)
+                examples.append(example)
+        if not kept:
             raise UserError(
                 f"None of the {len(rows):,} {what} examples has a token of its answer within max_length "
                 f"{self.max_length}; raise max_length."
             )
-        kept, examples = map(list, zip(*pairs, strict=True))
         self.num_dropped += len(rows) - len(kept)
         self.num_cut += sum(example.cut for example in examples)
         return kept, Examples(examples, pad_token_id=self.tokenizer.pad_token_id, packing=self.packing)
@@ -153,6 +161,7 @@ class PromptData(StepData):
                 bar.update(len(chunk))
 
     def report(self, train: Examples) -> None:
+        """Log the numbers of rows, examples and tokens, and the steps of an epoch."""
         num_validation = len(self._validation) if self._validation is not None else 0
         rank_zero_info(
             f"Data: {len(train) + num_validation + self.num_dropped:,} rows give {len(train):,} training and "

@@ -1,6 +1,6 @@
-"""Instructions that every machine has: the documentation of the running Python's standard library.
+"""Instructions without a download: the documentation of the running Python's standard library.
 
-The question is "What does `textwrap.dedent` do?", the answer the beginning of its docstring.
+A question is "What does `textwrap.dedent` do?", its answer the beginning of the docstring.
 """
 
 import ast
@@ -17,11 +17,12 @@ from bishare.data.prompt_data import PromptData
 from bishare.data.rows import AnyRow, Row
 
 ANSWER_CHARACTERS = 600
-"""An answer ends with the paragraph that passes this length."""
-SHORTEST_ANSWER = 20
+"""A paragraph that would pass this length ends the answer; the first paragraph is kept whole."""
+MIN_ANSWER_CHARACTERS = 20
+"""A shorter docstring gives no row."""
 
 LEFT_OUT = frozenset({"ensurepip", "idlelib", "lib2to3", "test", "tests", "turtledemo"})
-"""Folders that hold programs and tests rather than a library."""
+"""Folders with programs and tests rather than a library."""
 
 COMPILED = (
     *("array", "binascii", "builtins", "bz2", "cmath", "collections", "datetime", "decimal", "errno", "functools"),
@@ -29,7 +30,7 @@ COMPILED = (
     *("re", "select", "signal", "socket", "sqlite3", "ssl", "statistics", "struct", "sys", "threading", "time"),
     *("types", "unicodedata", "weakref", "zlib"),
 )
-"""Modules with members written in C, which have no Python source to read; importing them has no side effect."""
+"""Modules with members written in C, without a Python source; importing these modules has no side effect."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -42,14 +43,15 @@ class PyDocsData(PromptData):
 
 
 def python_docs() -> list[Row]:
-    """Question and answer for everything documented; a docstring that several names share is taken once."""
+    """Question and answer for everything documented; a docstring with several names is taken once."""
     documented = dict(_from_sources())
+    # A Python source comes before a compiled module of the same name.
     for name, text in _from_compiled():
         documented.setdefault(name, text)
     by_answer: dict[str, str] = {}
     for name in sorted(documented):
         answer = _beginning(documented[name])
-        if len(answer) >= SHORTEST_ANSWER:
+        if len(answer) >= MIN_ANSWER_CHARACTERS:
             by_answer.setdefault(answer, name)
     return [Row(f"What does `{name}` do?", "", answer) for answer, name in by_answer.items()]
 
@@ -65,20 +67,23 @@ def _beginning(text: str) -> str:
 
 
 def _from_sources() -> Iterator[tuple[str, str]]:
-    """Names and docstrings from the library's Python files, which are read but not run."""
+    """Names and docstrings from the library's Python files, read but not run."""
     library = Path(sysconfig.get_path("stdlib"))
     for module in sorted(sys.stdlib_module_names):
         yield from _from_source(library / f"{module}.py", module)
         for path in sorted((library / module).rglob("*.py")):
             parts = path.relative_to(library).with_suffix("").parts
-            yield from _from_source(path, *(parts[:-1] if parts[-1] == "__init__" else parts))
+            if parts[-1] == "__init__":  # a package has the name of its folder
+                parts = parts[:-1]
+            yield from _from_source(path, *parts)
 
 
 def _from_source(path: Path, *parts: str) -> Iterator[tuple[str, str]]:
+    """Names and docstrings of the public functions and classes of a module, given by the parts of its name."""
     if LEFT_OUT & set(parts) or _private(*parts) or not path.is_file():
         return
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's own, such as old escapes
+        warnings.simplefilter("ignore")  # the library's own, for example about old escapes
         try:
             tree = ast.parse(path.read_bytes())
         except SyntaxError:  # a template, or a file for another version of Python
@@ -91,11 +96,11 @@ def _from_source(path: Path, *parts: str) -> Iterator[tuple[str, str]]:
 
 
 def _from_compiled() -> Iterator[tuple[str, str]]:
-    """Names and docstrings of what is written in C."""
+    """Names and docstrings of functions, classes and methods written in C."""
     for module in COMPILED:
         try:
             members = vars(importlib.import_module(module))
-        except ImportError:  # not every Python is built with all of them
+        except ImportError:  # not every Python is built with all of these modules
             continue
         prefix = "" if module == "builtins" else f"{module}."
         for name, member in members.items():
@@ -103,9 +108,15 @@ def _from_compiled() -> Iterator[tuple[str, str]]:
                 continue
             if text := inspect.getdoc(member):
                 yield f"{prefix}{name}", text
-            for method, function in vars(member).items() if isinstance(member, type) else ():
-                if not _private(method) and inspect.ismethoddescriptor(function) and (text := function.__doc__):
-                    yield f"{prefix}{name}.{method}", text
+            if isinstance(member, type):
+                yield from _from_methods(f"{prefix}{name}", member)
+
+
+def _from_methods(name: str, member: type) -> Iterator[tuple[str, str]]:
+    for method, function in vars(member).items():
+        # ``__doc__`` rather than ``getdoc``, which would give an undocumented method the text of a base class.
+        if not _private(method) and inspect.ismethoddescriptor(function) and (text := function.__doc__):
+            yield f"{name}.{method}", text
 
 
 def _private(*names: str) -> bool:

@@ -1,4 +1,4 @@
-"""Reads rows from a JSON, JSONL or Parquet file, a folder or the hub, and says which file and row is at fault."""
+"""Reads rows from a JSON, JSONL or Parquet file, a folder or the hub; errors name the file and the row."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,13 @@ from bishare.errors import UserError
 FILES = (".json", ".jsonl", ".parquet")
 
 Numbered = Iterable[tuple[int, Any]]
-"""Rows with their numbers, the first being 1 (for JSONL: the lines, of which some may be empty)."""
+"""Rows with their numbers from 1 (for JSONL: numbers of lines, some of which may be empty)."""
 
 
 def is_file(source: str) -> bool:
     """Whether a source is meant as a local file rather than a folder or a name on the hub."""
     path = Path(source).expanduser()
+    # A missing file with a known ending is a file: the user then reads that the file does not exist.
     return not path.is_dir() and (path.exists() or path.suffix in FILES)
 
 
@@ -28,11 +29,11 @@ def read_rows(source: str, *, split: str = "train", subset: str | None = None, f
         source: A ``.json`` (list of objects), ``.jsonl`` (one object per line) or ``.parquet`` file, a folder with a
             data set as the hub stores it, or a data set's name on the hub.
         split: The split of a folder or hub data set; files have none.
-        subset: The configuration of a hub data set that has several.
-        format: Which fields the rows have; ``auto`` goes by the first row.
+        subset: The configuration of a hub data set with several configurations.
+        format: Fields of the rows; ``auto`` goes by the first row.
 
     Raises:
-        UserError: If it cannot be found or read, holds no rows, or a row's fields are not those of the format.
+        UserError: If the source cannot be found or read or holds no rows, or a row lacks a field of the format.
     """
     rows = list(parse_rows(read_objects(source, split=split, subset=subset), source, format))
     if not rows:
@@ -42,20 +43,22 @@ def read_rows(source: str, *, split: str = "train", subset: str | None = None, f
 
 def read_objects(source: str, *, split: str = "train", subset: str | None = None) -> Numbered:
     """The rows of a source with their numbers; arguments and errors as for :func:`read_rows`."""
-    return _file_objects(_path(source)) if is_file(source) else _hub_objects(source, split, subset)
+    if is_file(source):
+        return _file_objects(_path(source))
+    return enumerate(load_hub(source, split, subset), start=1)
 
 
 def parse_rows(objects: Numbered, source: str, format: Format) -> Iterator[AnyRow]:
-    """The rows that objects of named fields make up, all in one format."""
+    """The rows of objects with named fields, all in the same format."""
     for number, fields in objects:
         where = f"{source}, row {number}"
-        if format == "auto":
+        if format == "auto":  # the first row decides for all
             format = detect_format(fields, where)
         yield parse_row(fields, format, where)
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
-    """The lines of a text file that are not empty, one at a time, without the first ``start`` lines."""
+    """The non-empty lines of a text file and their numbers from 1, without the first ``start`` lines."""
     with _errors_of(path), path.open(encoding="utf-8-sig", newline="\n") as file:
         # Only "\n" ends a line: str.splitlines would also split at characters that JSON allows inside a string.
         for number, line in enumerate(file, start=1):
@@ -64,10 +67,10 @@ def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
 
 
 def parse_line(path: Path, number: int, line: str) -> Any:
-    """The object in one line.
+    """The object in a line.
 
     Raises:
-        UserError: If it is not JSON.
+        UserError: If the line is not JSON.
     """
     try:
         return json.loads(line)
@@ -76,7 +79,7 @@ def parse_line(path: Path, number: int, line: str) -> Any:
 
 
 def read_parquet(path: Path, start: int = 0) -> Iterator[tuple[int, Any]]:
-    """The rows of a Parquet file, one group at a time, without the first ``start`` rows."""
+    """The rows of a Parquet file and their numbers from 1, read group by group, without the first ``start`` rows."""
     import pyarrow as pa  # type: ignore[import-untyped]  # comes with datasets
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
@@ -84,8 +87,9 @@ def read_parquet(path: Path, start: int = 0) -> Iterator[tuple[int, Any]]:
         with _errors_of(path), pq.ParquetFile(path) as file:
             number = 0
             for group in range(file.num_row_groups):
-                if number + file.metadata.row_group(group).num_rows <= start:
-                    number += file.metadata.row_group(group).num_rows
+                num_rows = file.metadata.row_group(group).num_rows
+                if number + num_rows <= start:  # skipped whole: its bytes are never read
+                    number += num_rows
                     continue
                 for batch in file.iter_batches(row_groups=[group], batch_size=1000):
                     for fields in batch.to_pylist():
@@ -100,9 +104,9 @@ def load_hub(source: str, split: str, subset: str | None, **options: Any) -> Any
     """A data set from a folder or the hub, by ``datasets``.
 
     Raises:
-        UserError: If it cannot be loaded, for whatever reason.
+        UserError: If the data set cannot be loaded, for whatever reason.
     """
-    import datasets  # takes seconds to import; files do not need it
+    import datasets  # takes seconds to import, and files do not need the package
 
     with errors_of_hub(f"{source} (split {split})"):
         return datasets.load_dataset(str(_path(source)), subset, split=split, **options)
@@ -110,10 +114,10 @@ def load_hub(source: str, split: str, subset: str | None, **options: Any) -> Any
 
 @contextmanager
 def errors_of_hub(source: str) -> Iterator[None]:
-    """One line for what goes wrong when a folder or hub data set is read."""
+    """Turn every error of reading a folder or hub data set into a UserError of one line."""
     try:
         yield
-    except Exception as error:  # they have no common base: HTTP clients, file systems, parsers, those of datasets
+    except Exception as error:  # without a common base: from HTTP clients, file systems, parsers, datasets itself
         raise UserError(
             f"The data set {source} cannot be loaded: {_one_line(error)}. "
             f"Check its name and the network, or give the path of a {', '.join(FILES[:-1])} or {FILES[-1]} file."
@@ -124,24 +128,26 @@ def _path(source: str) -> Path:
     return Path(source).expanduser()
 
 
-def _hub_objects(source: str, split: str, subset: str | None) -> Numbered:
-    return enumerate(load_hub(source, split, subset), start=1)
-
-
 def _file_objects(path: Path) -> Numbered:
     if path.suffix == ".parquet":
         return read_parquet(path)
     with _errors_of(path):
         text = path.read_text(encoding="utf-8-sig")
+    # By the content: a .json file may hold lines, and a .jsonl file a list.
     if text.lstrip().startswith("["):
         return _list_objects(path, text)
-    lines = enumerate(text.split("\n"), start=1)
-    return ((number, parse_line(path, number, line)) for number, line in lines if line.strip())
+    return _line_objects(path, text)
+
+
+def _line_objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, parse_line(path, number, line)
 
 
 @contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """One line for what goes wrong when a file is read."""
+    """Turn the errors of reading a file into a UserError of one line."""
     try:
         yield
     except FileNotFoundError as error:
@@ -160,7 +166,8 @@ def _list_objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _broken_element(text: str) -> int:
-    """Number of the first element of a JSON list that does not parse."""
+    """Number of the first element of a JSON list with broken JSON."""
+    # JSON's own error has the line and column only; the elements before parse one by one.
     decoder, number = json.JSONDecoder(), 1
     place = text.index("[") + 1
     while True:

@@ -1,4 +1,6 @@
-"""The forms that a row of training data may have, and how the named fields of a row become one of them.
+"""The forms of a row of training data, and the parsing of a row's named fields.
+
+Formats and their fields:
 
 alpaca      instruction, input (may be left out), output
 chat        messages: a list of role (system, user, assistant) and content
@@ -14,7 +16,7 @@ from bishare.errors import UserError
 
 Format = Literal["auto", "alpaca", "chat", "sharegpt", "completion", "flan", "text"]
 
-FIRST_FIELDS = {
+FORMAT_FIELDS = {
     "chat": "messages",
     "sharegpt": "conversations",
     "alpaca": "instruction",
@@ -22,23 +24,23 @@ FIRST_FIELDS = {
     "flan": "inputs",
     "text": "text",
 }
-"""The field that tells a format; a row that has several is of the first of these formats."""
+"""The field that tells a format; a row with several of these fields has the first format in this order."""
 
 SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 """Roles by their names in ShareGPT."""
 
 
 class Row(NamedTuple):
-    """One instruction with its answer, as Alpaca names the fields."""
+    """An instruction with its answer, in Alpaca's names of fields."""
 
     instruction: str
     input: str
-    """Further context; empty if there is none."""
+    """Further context; may be empty."""
     output: str
 
 
 class Message(NamedTuple):
-    """One turn of a chat."""
+    """A turn of a chat."""
 
     role: str
     """``system``, ``user`` or ``assistant``."""
@@ -46,13 +48,13 @@ class Message(NamedTuple):
 
 
 class Chat(NamedTuple):
-    """A conversation that ends with an answer; it has no messages if nobody answers."""
+    """A conversation up to its last answer; there are no messages if nobody answers."""
 
     messages: tuple[Message, ...]
 
 
 class Completion(NamedTuple):
-    """A text and how it goes on; both are taken as they are, without any wording around them."""
+    """A text and its continuation, both taken without any wording around them."""
 
     prompt: str
     completion: str
@@ -68,7 +70,7 @@ AnyRow = Row | Chat | Completion | Text
 
 
 def answer_of(row: AnyRow) -> str:
-    """What a model that is given the row's prompt should say."""
+    """The reference answer to the row's prompt; a chat has its last answer."""
     match row:
         case Row():
             return row.output
@@ -88,34 +90,35 @@ def detect_format(fields: Any, where: str) -> Format:
         where: File and row, for messages.
 
     Raises:
-        UserError: If it is not an object, or its fields fit no format.
+        UserError: If the row is not an object, or its fields fit no format.
     """
     check_object(fields, where)
-    for name, field in FIRST_FIELDS.items():
+    for name, field in FORMAT_FIELDS.items():
         if field in fields:
             return name  # type: ignore[return-value]  # the keys are the formats
-    known = ", ".join(f"{field} ({name})" for name, field in FIRST_FIELDS.items())
+    known = ", ".join(f"{field} ({name})" for name, field in FORMAT_FIELDS.items())
     raise UserError(f"{where}: no known format has the fields {_names(fields)}; want one of: {known}.")
 
 
 def parse_row(fields: Any, format: Format, where: str) -> AnyRow:
-    """The row that the fields make up.
+    """The row with the given fields.
 
     Args:
-        fields: The row as it was read.
-        format: Any but ``auto``.
+        fields: The fields of the row, as read.
+        format: The format of the row; not ``auto``.
         where: File and row, for messages.
 
     Raises:
-        UserError: If a field is missing or holds something else than it should.
+        UserError: If a field is missing or has the wrong type, or a role is unknown.
     """
     check_object(fields, where)
     match format:
         case "alpaca":
-            names = ("instruction", "input", "output")
-            return Row(*(text_of(fields, name, where, optional=name == "input") for name in names))
+            instruction, context = text_of(fields, "instruction", where), text_of(fields, "input", where, optional=True)
+            return Row(instruction, context, text_of(fields, "output", where))
         case "chat":
-            return _chat(fields, "messages", "role", "content", {role: role for role in SPEAKERS.values()}, where)
+            roles = dict(zip(SPEAKERS.values(), SPEAKERS.values(), strict=True))  # each role by its own name
+            return _chat(fields, "messages", "role", "content", roles, where)
         case "sharegpt":
             return _chat(fields, "conversations", "from", "value", SPEAKERS, where)
         case "completion":
@@ -139,8 +142,9 @@ def _chat(fields: dict[str, Any], name: str, role: str, content: str, roles: dic
         if speaker not in roles:
             raise UserError(f"{at}: {role} is {speaker}; known are {', '.join(roles)}.")
         messages.append(Message(roles[speaker], text_of(turn, content, at)))
+    # A question at the end has no answer to learn.
     while messages and messages[-1].role != "assistant":
-        messages.pop()  # nobody answers it
+        messages.pop()
     return Chat(tuple(messages))
 
 
@@ -151,7 +155,11 @@ def check_object(fields: Any, where: str) -> None:
 
 
 def field_of(fields: dict[str, Any], name: str, where: str) -> Any:
-    """The value of a field that must be there; ``where`` names file and row."""
+    """The value of a required field; ``where`` names file and row.
+
+    Raises:
+        UserError: If the field is missing or null.
+    """
     value = fields.get(name)
     if value is None:
         raise UserError(f"{where}: the field {name} is missing; fields found: {_names(fields)}.")
@@ -159,7 +167,11 @@ def field_of(fields: dict[str, Any], name: str, where: str) -> Any:
 
 
 def text_of(fields: dict[str, Any], name: str, where: str, *, optional: bool = False) -> str:
-    """The text of a field; empty if it is optional and not there."""
+    """The text of a field; empty if the field is optional and missing or null.
+
+    Raises:
+        UserError: If a required field is missing, or the value is not text.
+    """
     if optional and fields.get(name) is None:
         return ""
     value = field_of(fields, name, where)

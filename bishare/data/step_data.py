@@ -1,4 +1,4 @@
-"""From tokenised examples to the batches of optimizer steps: what the data modules have in common."""
+"""From tokenised examples to the batches of optimizer steps: the common part of all data modules."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -19,26 +19,26 @@ from bishare.errors import UserError
 
 @dataclass(kw_only=True, eq=False)
 class StepData(LightningDataModule, ABC):
-    """Examples in memory, dealt into optimizer steps whose size does not depend on the devices.
+    """Examples in memory and their optimizer steps, whose size does not depend on the devices.
 
-    After ``setup`` there are ``tokenizer``, ``accumulation`` (also set on the trainer), ``steps_per_epoch``, and the
-    numbers of examples dropped (``num_dropped``) and cut (``num_cut``).
+    ``setup`` sets ``tokenizer``, ``accumulation`` (also on the trainer), ``steps_per_epoch``, and the numbers of
+    examples dropped (``num_dropped``) and cut (``num_cut``).
     """
 
     base: str = ""
-    """Where the tokenizer comes from: the base model's hub name, folder, GGUF file or ``package:NAME``."""
+    """Source of the tokenizer: the base model's hub name, folder, GGUF file or ``package:NAME``."""
     batch_size: int = 64
     """Examples per optimizer step, on all devices together."""
     tokens_per_micro_batch: int = 1024
-    """About how many tokens a device holds at once; it decides how many micro-batches make up a step."""
+    """Tokens that a device holds at a time, on average; decides the number of micro-batches in a step."""
     max_length: int = 256
-    """Tokens of the longest example; longer ones are cut."""
+    """Tokens of the longest example; longer examples are cut."""
     max_examples: int | None = None
     """Rows to train on, drawn by the seed; all by default."""
     seed: int = 0
     """Seed of the split and of the order of the examples."""
     num_workers: int = 0
-    """Processes that prepare batches; the examples are in memory, so that none is needed as a rule."""
+    """Processes that prepare batches; 0 is enough as a rule, since the examples are in memory."""
     tokenizer: Any = field(default=None, repr=False)
     """A Hugging Face tokenizer to use instead of the base model's (from Python)."""
 
@@ -64,19 +64,19 @@ class StepData(LightningDataModule, ABC):
 
     @abstractmethod
     def load_validation(self) -> Examples | None:
-        """The tokenised examples to validate on, the same on every rank; None if there are none."""
+        """The tokenised validation examples, the same on every rank; None without validation."""
 
     @abstractmethod
     def load_training(self) -> Examples:
-        """The tokenised examples to train on, in the same order on every rank; called after ``load_validation``."""
+        """The tokenised training examples, in the same order on every rank; called after ``load_validation``."""
 
     @abstractmethod
     def report(self, train: Examples) -> None:
-        """Say what there is to train on."""
+        """Log a summary of the examples and the steps."""
 
     @property
     def examples(self) -> Examples:
-        """The tokenised training examples; of a stream the first ones."""
+        """The tokenised training examples; for a stream only a sample from its beginning."""
         assert self._train is not None, "setup('fit') has not run"
         return self._train
 
@@ -91,10 +91,10 @@ class StepData(LightningDataModule, ABC):
             stage: ``fit``, ``validate``, ``test`` or ``predict``; the training rows are tokenised for ``fit`` only.
 
         Raises:
-            UserError: If the rows cannot be read, no example is left, or the batch cannot be shared by the devices.
+            UserError: If the rows cannot be read, no example is left, or the devices cannot share the batch.
         """
         self._load_tokenizer()
-        if not self._is_read:
+        if not self._is_read:  # Lightning calls setup for each stage
             self._validation, self._is_read = self.load_validation(), True
             if self._validation is not None and len(self._validation) < self._world_size:
                 raise UserError(
@@ -108,12 +108,12 @@ class StepData(LightningDataModule, ABC):
             self.report(self._train)
 
     def train_dataloader(self) -> StepLoader:
-        """This rank's micro-batches; the loader goes on inside an epoch after a resume."""
+        """This rank's micro-batches; after a resume, the loader goes on inside an epoch."""
         assert self._steps is not None, "setup('fit') has not run"
         return StepLoader(self.examples, self._steps, num_workers=self._workers())
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]] | list[Any]:
-        """This rank's share of the held-out examples; nothing if none are held out."""
+        """This rank's share of the held-out examples; an empty list without any."""
         if self._validation is None:
             return []
         sampler = EvaluationSampler(
@@ -143,17 +143,17 @@ class StepData(LightningDataModule, ABC):
         return self.trainer.global_rank if self.trainer else 0
 
     def _workers(self) -> int:
-        # Lightning asks for more workers than none; here there is nothing for them to do.
+        # Lightning asks for more workers than 0; with all examples in memory, workers would have little to do.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         return self.num_workers
 
     def _load_tokenizer(self) -> None:
         if self.tokenizer is None:
-            from bishare.models.loading import (
-                load_tokenizer,  # the only need of base models, and not for a given tokenizer
-            )
+            # Imported here: a given tokenizer needs none of the code that loads base models.
+            from bishare.models.loading import load_tokenizer
 
             self.tokenizer = load_tokenizer(self.base)
+        # Padding is masked and carries no label, so that any token will do.
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -162,7 +162,7 @@ class StepData(LightningDataModule, ABC):
         self._choose_accumulation(train.lengths)
         steps = StepSampler(
             train.num_labels,
-            train.deal,
+            train.make_packs,
             batch_size=self.batch_size,
             accumulation=self.accumulation,
             world_size=self._world_size,
@@ -174,7 +174,7 @@ class StepData(LightningDataModule, ABC):
         return steps
 
     def _choose_accumulation(self, lengths: npt.NDArray[np.int64]) -> None:
-        """Choose the accumulation for examples of such lengths, and hand it to the trainer."""
+        """Choose the accumulation for examples of these lengths [num_examples], and set it on the trainer."""
         before = self.accumulation
         self.accumulation = choose_accumulation(
             lengths,
@@ -183,9 +183,10 @@ class StepData(LightningDataModule, ABC):
             world_size=self._world_size,
         )
         if self.trainer:
-            if getattr(self.trainer, "overfit_batches", 0):  # set by name in Trainer, so that mypy does not see it
+            if getattr(self.trainer, "overfit_batches", 0):  # Trainer sets the attribute by name, unseen by mypy
                 raise UserError("trainer.overfit_batches would replace the optimizer steps; use data.max_examples.")
             given = self.trainer.accumulate_grad_batches
+            # 1 is the trainer's default; ``before`` was set here in an earlier setup.
             if given not in (1, before, self.accumulation):
                 raise UserError(
                     f"trainer.accumulate_grad_batches is {given}, but data.batch_size and data.tokens_per_micro_batch "

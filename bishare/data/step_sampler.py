@@ -1,7 +1,8 @@
 """Cuts an epoch into optimizer steps of a fixed number of examples, and each step into packs of nearly equal cost.
 
-The batch of an optimizer step depends on the seed and the epoch alone, not on the number of devices or on the
-accumulation; each pack knows the labels of its whole step, so that the loss is their mean however they are dealt.
+The batch of an optimizer step depends on the seed and the epoch alone, not on the number of devices or the
+accumulation. Each pack has the number of labels of its whole step: the loss of a step is then the mean over the labels
+of the step, for every partition into packs.
 """
 
 import math
@@ -18,8 +19,8 @@ from bishare.data.examples import Pack
 from bishare.data.mixture import Mixture
 from bishare.errors import UserError
 
-Deal = Callable[[Sequence[int], int, int], list[list[int]]]
-"""From examples, a number of packs and a number of devices to the packs, as ``Examples.deal``."""
+MakePacks = Callable[[Sequence[int], int, int], list[list[int]]]
+"""From examples, a number of packs and a number of devices to the packs, as ``Examples.make_packs``."""
 
 
 def choose_accumulation(
@@ -34,7 +35,7 @@ def choose_accumulation(
         world_size: Number of devices.
 
     Raises:
-        UserError: If the devices cannot share the batch equally, or are more than the examples.
+        UserError: If the devices cannot share the batch equally, or there are fewer examples than devices.
     """
     if batch_size % world_size:
         below = batch_size // world_size * world_size
@@ -53,18 +54,18 @@ def choose_accumulation(
 class StepSampler(DistributedSampler[Pack]):
     """This rank's packs, ``accumulation`` for each optimizer step; a pure function of the seed and the epoch.
 
-    It subclasses torch's ``DistributedSampler`` so that Lightning leaves it in place and sets its epoch. A last, short
-    step is kept if it fills every pack, and left out otherwise.
+    The base class is torch's ``DistributedSampler``: Lightning keeps such a sampler and sets its epoch. A last, short
+    step is kept if its examples fill every pack, and left out otherwise.
 
     Args:
-        num_labels: Labels of every example.
-        deal: Deals examples of a step into so many packs, of which so many at a time run side by side.
+        num_labels: Labels of every example [num_examples].
+        make_packs: Partitions the examples of a step into packs.
         batch_size: Examples per optimizer step on all devices.
         accumulation: Micro-batches per optimizer step and device.
         world_size: Number of devices.
         rank: This device's number.
         seed: Seed of the order of examples.
-        mixture: Which examples an epoch holds; by default each once.
+        mixture: Examples of an epoch; by default every example once.
 
     Raises:
         UserError: If a step has fewer examples than packs.
@@ -73,7 +74,7 @@ class StepSampler(DistributedSampler[Pack]):
     def __init__(
         self,
         num_labels: npt.ArrayLike,
-        deal: Deal,
+        make_packs: MakePacks,
         *,
         batch_size: int,
         accumulation: int,
@@ -82,12 +83,12 @@ class StepSampler(DistributedSampler[Pack]):
         seed: int = 0,
         mixture: Mixture | None = None,
     ) -> None:
-        self.num_labels, self.deal, self.mixture = np.asarray(num_labels), deal, mixture
-        self.num_examples = len(self.num_labels) if mixture is None else len(mixture)
+        self.num_labels, self.make_packs, self.mixture = np.asarray(num_labels), make_packs, mixture
+        self.num_examples = len(self.num_labels if mixture is None else mixture)
         super().__init__(cast(Dataset[Any], self.num_labels), num_replicas=world_size, rank=rank, seed=seed)
         self.batch_size, self.accumulation = batch_size, accumulation
         self.start = 0
-        """Packs of the epoch to leave out at the front: where a resumed run goes on."""
+        """Packs at the front of the epoch to leave out, because a resumed run has seen them."""
         self.num_packs = accumulation * world_size
         if batch_size < self.num_packs:
             raise UserError(
@@ -116,7 +117,8 @@ class StepSampler(DistributedSampler[Pack]):
         for number in range(first_step, self.num_steps):
             step = order[number * self.batch_size : (number + 1) * self.batch_size]
             num_step_labels = int(self.num_labels[step].sum())
-            packs = self.deal(step.tolist(), self.num_packs, self.num_replicas)
+            packs = self.make_packs(step.tolist(), self.num_packs, self.num_replicas)
+            # The packs are sorted by cost: in every round of micro-batches, the devices compute about as long.
             for pack in packs[self.rank :: self.num_replicas][skip:]:
                 yield Pack(tuple(pack), num_step_labels)
             skip = 0
@@ -128,11 +130,11 @@ class StepSampler(DistributedSampler[Pack]):
 
 
 class EvaluationSampler(DistributedSampler[Pack]):
-    """This rank's packs for evaluation: every example exactly once, as many packs on each rank, none empty.
+    """This rank's packs for evaluation: every example exactly once, equally many packs on each rank, none empty.
 
     Args:
-        lengths: Tokens of every example; at least one example per device.
-        tokens_per_pack: About how many tokens a pack holds.
+        lengths: Tokens of every example [num_examples]; at least an example per device.
+        tokens_per_pack: Tokens of a pack, on average.
         world_size: Number of devices.
         rank: This device's number.
     """
@@ -141,7 +143,7 @@ class EvaluationSampler(DistributedSampler[Pack]):
         tokens = np.asarray(lengths)
         super().__init__(cast(Dataset[Any], tokens), num_replicas=world_size, rank=rank, shuffle=False)
         wanted = math.ceil(int(tokens.sum()) / (world_size * tokens_per_pack)) * world_size
-        # Under ZeRO-3 every forward is a collective: ranks with different numbers of packs would wait for ever.
+        # Under ZeRO-3 every forward is a collective: ranks with different numbers of packs would wait forever.
         num_packs = min(wanted, len(tokens) // world_size * world_size)
         assert num_packs > 0, "fewer examples than devices"
         by_length = np.argsort(-tokens, kind="stable")
@@ -156,10 +158,10 @@ class EvaluationSampler(DistributedSampler[Pack]):
 
 
 class StepLoader(DataLoader[dict[str, Any]]):
-    """A loader over a ``StepSampler`` that goes on inside an epoch exactly where its state was saved.
+    """A loader over a ``StepSampler`` that goes on inside an epoch at the exact batch after its saved state.
 
-    Its state is the number of batches handed out, not of batches prepared by workers. A position belongs to its epoch:
-    when Lightning has moved on to another epoch, that one starts at its beginning.
+    The state counts the batches handed out, not the batches prepared by workers. A position belongs to an epoch: if
+    Lightning has moved on to the next epoch, the next epoch starts at its beginning.
 
     Args:
         dataset: Indexed by ``Pack``.
@@ -168,8 +170,8 @@ class StepLoader(DataLoader[dict[str, Any]]):
     """
 
     def __init__(self, dataset: Dataset[dict[str, Any]], sampler: StepSampler, *, num_workers: int = 0) -> None:
-        # Its own generator: otherwise each epoch draws a seed for workers from torch's global stream, and a resumed
-        # run has drawn another number of them.
+        # A generator of its own: otherwise each epoch draws a seed for workers from torch's global stream, and a
+        # resumed run draws another number of seeds.
         super().__init__(
             dataset, batch_size=None, sampler=sampler, num_workers=num_workers, generator=torch.Generator()
         )
@@ -177,18 +179,18 @@ class StepLoader(DataLoader[dict[str, Any]]):
         self._epoch, self._batches = 0, 0
         self._resume: dict[str, int] | None = None
 
-    # A generator: it starts at the first batch, when Lightning has set the epoch; the iterator is made before that.
+    # A generator starts with the first batch, when Lightning has set the epoch; an iterator is made before.
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]  # torch wants its own iterator class
         self._epoch, self._batches = self.steps.epoch, self._take_resume_position()
         self.steps.start = self._batches
         iterator = super().__iter__()
-        self.steps.start = 0
+        self.steps.start = 0  # the iterator keeps its start; the next epoch begins at 0
         for batch in iterator:
             self._batches += 1
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The position, and what it depends on."""
+        """The position, and the options that give the position its meaning."""
         if self._resume is not None:
             return self._resume
         return {
@@ -212,10 +214,11 @@ class StepLoader(DataLoader[dict[str, Any]]):
                     f"The checkpoint stands inside an epoch with {name} {state[name]}, now {name} is {now}: resume "
                     "with the data and options of the first run."
                 )
-        # Another number of devices has another accumulation: the position is counted in optimizer steps then.
+        # On another number of devices the accumulation differs: only whole optimizer steps count then.
         steps, rest = divmod(state["batches"], state["accumulation"])
-        same = state["accumulation"] == self.steps.accumulation
-        return steps * self.steps.accumulation + (rest if same else 0)
+        if state["accumulation"] != self.steps.accumulation:
+            rest = 0
+        return steps * self.steps.accumulation + rest
 
     def _identity(self) -> dict[str, int]:
         return {

@@ -1,4 +1,4 @@
-"""Training on more rows than memory holds: they are read, tokenised and dealt one optimizer step at a time."""
+"""Training on more rows than memory holds: rows are read, tokenised and packed step by step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,16 +8,16 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from bishare.data.encoding import Example, encode
 from bishare.data.examples import Examples, Pack, count_labels
 from bishare.data.prompt_data import PromptData
-from bishare.data.prompts import Example, encode
 from bishare.data.row_files import parse_rows
-from bishare.data.row_stream import Place, RowStream, open_reader
+from bishare.data.row_stream import Position, RowStream, open_reader
 from bishare.data.rows import AnyRow, Format
 from bishare.errors import UserError
 
 SAMPLE = 512
-"""Rows, at least, whose lengths choose the accumulation."""
+"""Fewest rows whose lengths choose the accumulation."""
 
 IDENTITY = (
     "path",
@@ -31,25 +31,25 @@ IDENTITY = (
     "prompt",
     "loss_on",
 )
-"""Options that decide which examples a step has."""
+"""Options that decide the examples of a step."""
 
 
 class StreamLoader:
-    """This rank's micro-batches of a whole run, which goes on exactly where its state was saved.
+    """This rank's micro-batches of a whole run, resumed at the exact batch.
 
-    Every rank reads the same rows and takes its packs of each step. The whole run is one epoch of known length; the
-    passes over the source are the stream's own affair.
+    Every rank reads the same rows and takes its packs of each step. The whole run is a single epoch of known length;
+    the stream alone counts the passes over the source.
 
     Args:
         stream: The rows.
         tokenise: Turns rows into examples.
         batch: Turns examples into a data set of packs.
-        batch_size: Examples per optimizer step on all devices; rows without a label are passed over.
+        batch_size: Examples per optimizer step on all devices; rows without a label are skipped.
         accumulation: Micro-batches per optimizer step and device.
         num_steps: Optimizer steps of the run.
         world_size: Number of devices.
         rank: This device's number.
-        identity: What a position depends on; a state saved with another one is refused.
+        identity: Options that give a position its meaning; a state saved with different options is refused.
     """
 
     def __init__(
@@ -81,34 +81,34 @@ class StreamLoader:
             batches = self._step()
             after = self.stream.state_dict()
             for number in range(skip + 1, self.accumulation + 1):
-                # The state when this batch has been handed out.
-                done = number == self.accumulation
-                self._position = (
-                    {"steps": step + 1, "batches": 0, "stream": after}
-                    if done
-                    else {"steps": step, "batches": number, "stream": before}
-                )
+                # The state when this batch has been handed out. Inside a step, the stream's state is the one before
+                # the step: a resume reads the rows of the step again and skips the batches.
+                if number == self.accumulation:
+                    self._position = {"steps": step + 1, "batches": 0, "stream": after}
+                else:
+                    self._position = {"steps": step, "batches": number, "stream": before}
                 yield batches[number - 1]
             skip = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, and what it depends on."""
+        """The position, and the options that give the position its meaning."""
         return {**self._position, "accumulation": self.accumulation, "identity": self.identity}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at a position from ``state_dict``.
 
         Raises:
-            UserError: If it is one of other data or options.
+            UserError: If the state was saved with other data or options.
         """
         for name, now in self.identity.items():
-            if (then := state_dict["identity"].get(name)) != now:
+            then = state_dict["identity"].get(name)
+            if then != now:
                 raise UserError(
                     f"The checkpoint stands in a stream with {name} {then}, now {name} is {now}: resume with the data "
                     "and options of the first run."
                 )
         self._position = {name: state_dict[name] for name in ("steps", "batches", "stream")}
-        if state_dict["accumulation"] != self.accumulation:  # another number of devices: its step begins anew
+        if state_dict["accumulation"] != self.accumulation:  # on another number of devices, the step begins anew
             self._position["batches"] = 0
 
     def _step(self) -> list[dict[str, Any]]:
@@ -117,33 +117,35 @@ class StreamLoader:
         first_run = self.stream.run
         while len(examples) < self.batch_size:
             rows = self.stream.take(self.batch_size - len(examples))
-            examples += [example for example in self.tokenise(rows) if count_labels(example)]
+            examples += filter(count_labels, self.tokenise(rows))
+            # Without this check, a source without any label would be read forever.
             if not examples and self.stream.run > first_run + 1:
                 raise UserError(
-                    f"No row of {self.stream.reader.source} has a token of its answer within max_length; raise it."
+                    f"No row of {self.stream.reader.source} has a token of its answer within max_length; raise "
+                    "max_length."
                 )
         data = self.batch(examples)
-        packs = data.deal(range(len(data)), self.accumulation * self.world_size, self.world_size)
+        packs = data.make_packs(range(len(data)), self.accumulation * self.world_size, self.world_size)
         num_step_labels = int(data.num_labels.sum())
         return [data[Pack(tuple(pack), num_step_labels)] for pack in packs[self.rank :: self.world_size]]
 
 
 @dataclass(kw_only=True, eq=False)
 class StreamedData(PromptData):
-    """Rows of one source that are never in memory all together.
+    """Rows of a source that does not fit into memory.
 
-    The run ends at ``trainer.max_steps``, however often that is through the source. The first rows are held out for
+    The run ends at ``trainer.max_steps``, after any number of passes over the source. The first rows are held out for
     validation: 200 by default, or ``num_validation``.
     """
 
     path: str = field(kw_only=False)
     """A ``.jsonl`` or ``.parquet`` file, a folder with a data set as the hub stores it, or a name on the hub."""
     format: Format = "auto"
-    """Which fields the rows have, by default as the first row shows; chats always use the chat template."""
+    """Fields of the rows, by default as the first row shows; chats always use the chat template."""
     split: str = "train"
     """Split of a folder or hub data set."""
     subset: str | None = None
-    """Configuration of a hub data set that has several."""
+    """Configuration of a hub data set with several configurations."""
     shuffle_rows: int = 10_000
     """Rows that are shuffled together and held in memory; 1 keeps the order of the source."""
 
@@ -154,19 +156,22 @@ class StreamedData(PromptData):
         for name in ("max_examples", "num_workers"):
             if getattr(self, name):
                 raise UserError(f"{name} is not for a stream; trainer.max_steps ends it, and it needs no workers.")
-        self._begin: Place | None = None
+        self._begin: Position | None = None
         self._num_held_out = 0
 
     def read(self) -> list[AnyRow]:
-        """The rows that are held out, and behind them enough of the others to choose the accumulation."""
+        """The held-out rows, followed by enough training rows to choose the accumulation."""
         wanted = 200 if self.num_validation is None else self.num_validation
         reader = open_reader(self.path, split=self.split, subset=self.subset)
         rows = list(parse_rows(islice(reader.open(None), wanted), self.path, self.format))
-        self._begin, self._num_held_out = reader.place(), len(rows)
+        # Training reads from here on, in every pass.
+        self._begin, self._num_held_out = reader.position(), len(rows)
         return rows + self._stream().take(max(SAMPLE, 2 * self.batch_size))
 
     def setup(self, stage: str) -> None:
-        """Read and tokenise the held-out rows, and for ``fit`` some of the others, which choose the accumulation.
+        """Read and tokenise the held-out rows, and for ``fit`` a sample of the training rows.
+
+        The lengths of the sample choose the accumulation.
 
         Raises:
             UserError: If the rows cannot be read, or ``trainer.max_steps`` is not given.
@@ -176,7 +181,7 @@ class StreamedData(PromptData):
         super().setup(stage)
 
     def train_dataloader(self) -> StreamLoader:  # type: ignore[override]  # both are iterables with a state
-        """This rank's micro-batches; the loader goes on at the exact row after a resume."""
+        """This rank's micro-batches; after a resume, the loader goes on at the exact row."""
         return StreamLoader(
             self._stream(),
             tokenise=partial(
@@ -203,6 +208,7 @@ class StreamedData(PromptData):
         self.steps_per_epoch = self.trainer.max_steps if self.trainer else 0
 
     def report(self, train: Examples) -> None:
+        """Log the source, the lengths of the sample, and the steps of the run."""
         num_validation = len(self._validation) if self._validation is not None else 0
         rank_zero_info(
             f"Data: a stream of {self.path}, {num_validation:,} of its first {self._num_held_out:,} rows are held out. "

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
-from bishare.data.prompts import encode_prompts
+from bishare.data.encoding import encode_prompts
 from bishare.distributed.partitions import full_shape, whole_parameters
 from bishare.errors import UserError
 from bishare.models.activation_checkpointing import checkpoint_layers

@@ -3,7 +3,7 @@ from itertools import pairwise, takewhile
 
 import pytest
 
-from bishare.data.balancing import deal_by_new_tokens, deal_by_padded_tokens, deal_by_tokens
+from bishare.data.balancing import balance_by_new_tokens, balance_by_padded_tokens, balance_by_tokens
 
 
 def tokens(lengths, pack):
@@ -21,7 +21,7 @@ def draws():
         yield [draw.randint(1, draw.choice([1, 40, 256])) for _ in range(num_examples)], draw.randint(1, num_examples)
 
 
-@pytest.mark.parametrize(("deal", "cost"), [(deal_by_tokens, tokens), (deal_by_padded_tokens, padded_tokens)])
+@pytest.mark.parametrize(("deal", "cost"), [(balance_by_tokens, tokens), (balance_by_padded_tokens, padded_tokens)])
 def test_every_example_is_in_one_pack_none_is_empty_and_the_costliest_comes_first(deal, cost):
     for lengths, num_packs in draws():
         packs = deal(lengths, num_packs)
@@ -34,7 +34,7 @@ def test_every_example_is_in_one_pack_none_is_empty_and_the_costliest_comes_firs
 
 def test_packs_have_nearly_equal_tokens():
     for lengths, num_packs in draws():
-        costs = [tokens(lengths, pack) for pack in deal_by_tokens(lengths, num_packs)]
+        costs = [tokens(lengths, pack) for pack in balance_by_tokens(lengths, num_packs)]
         assert max(costs) - min(costs) <= max(lengths)
 
 
@@ -48,13 +48,13 @@ def test_the_costliest_padded_pack_is_as_small_as_a_cut_by_length_can_make_it():
 
     for lengths, num_packs in draws():
         small, few = sorted(lengths[:9], reverse=True), min(num_packs, 4, len(lengths[:9]))
-        packs = deal_by_padded_tokens(small, few)
+        packs = balance_by_padded_tokens(small, few)
         assert max(padded_tokens(small, pack) for pack in packs) == best(small, few)
 
 
 def test_padded_packs_waste_less_than_packs_dealt_by_tokens():
     lengths = [random.Random(index).randint(20, 256) for index in range(64)]
-    by_length, by_tokens = deal_by_padded_tokens(lengths, 8), deal_by_tokens(lengths, 8)
+    by_length, by_tokens = balance_by_padded_tokens(lengths, 8), balance_by_tokens(lengths, 8)
     assert sum(padded_tokens(lengths, pack) for pack in by_length) < 0.75 * sum(
         padded_tokens(lengths, pack) for pack in by_tokens
     )
@@ -92,7 +92,7 @@ class TestNewTokens:
 
         lengths = [len(document) for document in documents]
         order = sorted(range(len(documents)), key=documents.__getitem__)
-        return deal_by_new_tokens(lengths, order, num_shared, num_packs, num_devices)
+        return balance_by_new_tokens(lengths, order, num_shared, num_packs, num_devices)
 
     def test_every_example_is_in_one_pack_none_is_empty_and_the_costliest_comes_first(self):
         for documents, num_packs, num_devices in self.draws():
@@ -110,7 +110,7 @@ class TestNewTokens:
 
         shorter = 0
         for documents, num_packs, num_devices in self.draws():
-            even = deal_by_tokens([len(document) for document in documents], num_packs)
+            even = balance_by_tokens([len(document) for document in documents], num_packs)
             times = [
                 time(packs, documents, num_devices) for packs in (self.deal(documents, num_packs, num_devices), even)
             ]

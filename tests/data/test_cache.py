@@ -2,7 +2,7 @@ import pytest
 
 from bishare.data import cache
 from bishare.data.cache import cached, fingerprint
-from bishare.data.prompts import encode
+from bishare.data.encoding import encode
 from bishare.data.rows import Completion, Row, Text
 
 OPTIONS = {"prompt": "alpaca", "loss_on": "answer", "max_length": 70}
@@ -11,7 +11,7 @@ OPTIONS = {"prompt": "alpaca", "loss_on": "answer", "max_length": 70}
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
-    monkeypatch.setattr(cache, "LEAST_ROWS", 10)
+    monkeypatch.setattr(cache, "MIN_ROWS", 10)
     return tmp_path / "bishare"
 
 

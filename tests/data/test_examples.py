@@ -1,7 +1,7 @@
 import torch
 
+from bishare.data.encoding import NO_LABEL, Example
 from bishare.data.examples import Examples, Pack, count_labels
-from bishare.data.prompts import NO_LABEL, Example
 
 SHORT = Example([5, 6], [NO_LABEL, 6], cut=False)
 LONG = Example(list(range(1, 10)), [NO_LABEL] * 4 + list(range(5, 10)), cut=False)
@@ -35,7 +35,7 @@ def test_padded_examples_are_dealt_by_length_and_packed_ones_by_how_they_begin()
     rows = [example(first, length) for length in (21, 40) for first in (1, 2)] * 2
     chosen = [6, 3, 0, 1, 7, 4, 2, 5]  # positions in these are not indices
     for packing, alike in ((False, [{2, 3, 6, 7}, {0, 1, 4, 5}]), (True, [{0, 2, 4, 6}, {1, 3, 5, 7}])):
-        packs = Examples(rows, pad_token_id=0, packing=packing).deal(chosen, 2)
+        packs = Examples(rows, pad_token_id=0, packing=packing).make_packs(chosen, 2)
         assert sorted(map(sorted, packs)) == sorted(map(sorted, alike))
 
 
@@ -45,5 +45,5 @@ def test_packs_of_documents_that_begin_alike_are_for_devices_that_need_not_wait(
         for ids in ([1] * 60, [2] * 8 + [3] * 92, [2] * 8 + [4] * 52)
     ]
     examples = Examples(rows, pad_token_id=0, packing=True)
-    assert sorted(map(sorted, examples.deal(range(3), 2, num_devices=1))) == [[0], [1, 2]]
-    assert sorted(map(sorted, examples.deal(range(3), 2, num_devices=2))) == [[0, 2], [1]]
+    assert sorted(map(sorted, examples.make_packs(range(3), 2, num_devices=1))) == [[0], [1, 2]]
+    assert sorted(map(sorted, examples.make_packs(range(3), 2, num_devices=2))) == [[0, 2], [1]]

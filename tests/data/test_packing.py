@@ -2,7 +2,8 @@
 
 import torch
 
-from bishare.data.packing import FEWEST_SHARED, NO_LABEL, alike_together, num_shared, pack, unpack
+from bishare.data.encoding import NO_LABEL
+from bishare.data.packing import MIN_SHARED, num_shared, pack, sort_by_prefix, unpack
 
 IDS = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
 LABELS = [torch.tensor([NO_LABEL, 6, 7]), torch.tensor([8, 9])]
@@ -49,7 +50,7 @@ def test_what_a_document_shares_with_the_one_before_it_stands_there_once() -> No
 
 def test_documents_that_begin_alike_are_neighbours() -> None:
     documents = [[256, 1], [1, 256], [256], [2], [1, 2, 3], [256, 1], [1, 65536]]
-    order = alike_together([torch.tensor(document, dtype=torch.int32) for document in documents])
+    order = sort_by_prefix([torch.tensor(document, dtype=torch.int32) for document in documents])
     assert order == sorted(range(len(documents)), key=documents.__getitem__)
 
 
@@ -63,6 +64,6 @@ def test_a_position_that_predicts_a_label_is_never_shared() -> None:
 
 def test_a_few_common_tokens_are_repeated() -> None:
     labels = torch.full((12,), NO_LABEL)
-    for common, expected in ((FEWEST_SHARED - 1, 0), (FEWEST_SHARED, FEWEST_SHARED)):
+    for common, expected in ((MIN_SHARED - 1, 0), (MIN_SHARED, MIN_SHARED)):
         before = torch.cat((PROMPT[:common], torch.tensor([1, 2, 3])))
         assert num_shared(before, PROMPT, labels) == expected

@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from bishare.data.encoding import NO_LABEL
 from bishare.data.packing import unpack
 from bishare.data.prompt_data import PromptData
-from bishare.data.prompts import NO_LABEL, render_prompt
+from bishare.data.prompts import render_prompt
 from bishare.data.rows import Row
 from bishare.errors import UserError
 

@@ -71,7 +71,7 @@ def test_a_pass_may_begin_behind_some_rows(source):
     reader = open_reader(source)
     objects = reader.open(None)
     first = {int(next(objects)[1]["text"]) for _ in range(10)}
-    rows = stream(source, begin=reader.place())
+    rows = stream(source, begin=reader.position())
     for _ in range(2):
         assert set(numbers(rows.take(NUM_ROWS - 10))) == set(range(NUM_ROWS)) - first
 

@@ -4,7 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import Dataset, DistributedSampler
 
-from bishare.data.balancing import deal_by_tokens
+from bishare.data.balancing import balance_by_tokens
 from bishare.data.examples import Pack
 from bishare.data.step_sampler import EvaluationSampler, StepLoader, StepSampler, choose_accumulation
 from bishare.errors import UserError
@@ -20,7 +20,7 @@ def sampler(*, num_examples=103, batch_size=16, accumulation=2, deal=None, **opt
 
 
 def deal_lengths(indices, num_packs, _):
-    packs = deal_by_tokens([LENGTHS[index] for index in indices], num_packs)
+    packs = balance_by_tokens([LENGTHS[index] for index in indices], num_packs)
     return [[indices[place] for place in pack] for pack in packs]
 
 

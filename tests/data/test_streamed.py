@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from bishare.data.encoding import NO_LABEL
 from bishare.data.examples import Examples
-from bishare.data.prompts import NO_LABEL
 from bishare.data.streamed import StreamedData
 from bishare.errors import UserError
 
@@ -93,7 +93,7 @@ def test_packed_documents_are_dealt_for_devices_that_run_side_by_side(make, monk
         asked.append((num_packs, num_devices))
         return [list(indices[start::num_packs]) for start in range(num_packs)]
 
-    monkeypatch.setattr(Examples, "deal", deal)
+    monkeypatch.setattr(Examples, "make_packs", deal)
     data = make(world_size=2, packing=True, max_steps=1)
     assert all("lengths" in batch for batch in data.train_dataloader())
     assert asked == [(2 * data.accumulation, 2)]

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 
 from bishare.adapters.base import Adapter
 from bishare.adapters.registry import METHODS
+from bishare.data.encoding import Example
 from bishare.data.examples import Examples, Pack
-from bishare.data.prompts import Example
 from bishare.data.step_sampler import StepLoader, StepSampler
 from bishare.deepspeed import BiShareDeepSpeed
 from bishare.distributed.partitions import full_fp32
@@ -60,7 +60,7 @@ class Sentences(LightningDataModule):
         data = self.examples()
         sampler = StepSampler(
             data.num_labels,
-            data.deal,
+            data.make_packs,
             batch_size=8,
             accumulation=self.accumulation,
             world_size=self.trainer.world_size,

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bishare.data.encoding import encode
 from bishare.data.examples import Examples, Pack, count_labels
-from bishare.data.prompts import Prompt, encode
+from bishare.data.prompts import Prompt
 from bishare.data.row_files import read_rows
 from bishare.errors import UserError
 from bishare.training.loss import token_loss

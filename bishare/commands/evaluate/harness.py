@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bishare.commands.evaluate.catalog import FOLDER, Suite
-from bishare.data.packing import NO_LABEL, pack
+from bishare.data.encoding import NO_LABEL
+from bishare.data.packing import pack
 from bishare.errors import UserError
 from bishare.models.head import head_of
 from bishare.models.packed_attention import can_pack, model_inputs, use_packed_attention

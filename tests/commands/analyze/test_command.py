@@ -89,7 +89,7 @@ def test_given_text_adds_outputs_and_losses_and_another_adapter_distances(
 
 
 def test_the_loss_is_that_of_validation(kronecker: str, rows: str, base: str) -> None:
-    from bishare.data.prompts import encode
+    from bishare.data.encoding import encode
     from bishare.data.row_files import read_rows
     from bishare.models.attach import load_adapter
     from bishare.models.loading import load_tokenizer

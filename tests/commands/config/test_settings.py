@@ -1,15 +1,12 @@
 """Configurations read without Lightning, as ``fit`` reads them."""
 
 import inspect
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from bishare.adapters.bishare import BiShareConfig
-from bishare.commands.config.sections import DATA_DEFAULTS
 from bishare.commands.config.settings import ModelSettings, read_settings
-from bishare.data.prompt_data import PromptData
 from bishare.errors import UserError
 from bishare.training.module import BiShareModule
 
@@ -31,12 +28,6 @@ def test_the_stand_in_has_the_arguments_of_the_module() -> None:
         return [(p.name, p.default) for p in inspect.signature(of).parameters.values()]
 
     assert arguments(ModelSettings) == arguments(BiShareModule)
-
-
-def test_the_defaults_are_those_of_the_data_modules() -> None:
-    defaults = {field.name: field.default for field in fields(PromptData)}
-
-    assert {name: defaults[name] for name in DATA_DEFAULTS} == DATA_DEFAULTS
 
 
 def test_parts_are_found_beside_the_file_that_names_them(config: Path) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from bishare.commands.config.trees import names_part
+
 
 def explain(message: str, arguments: Sequence[str], known_keys: Collection[str]) -> str:
     """The one line for a parsing error.
@@ -201,8 +203,8 @@ def _with_parts(file: Path) -> Iterator[Path]:
     if not file.is_file():
         return
     yield file
-    for _, value in _entries(_load(file)):
-        if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+    for key, value in _entries(_load(file)):
+        if names_part(value, key):
             yield from _with_parts(file.parent / value)
 
 

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 
 from bishare.adapters.base import AdapterConfig
 from bishare.commands.config.messages import explain
-from bishare.commands.config.trees import load, overlay
+from bishare.commands.config.trees import load, names_part, overlay
 from bishare.errors import UserError
 from bishare.models.dtypes import Asked
 
@@ -157,7 +157,7 @@ def _section(
 
 def _part(node: Any, folder: Path) -> dict[str, Any]:
     """A section written in place, as a class alone, or in a file of its own."""
-    if isinstance(node, str) and node.endswith((".yaml", ".yml", ".json")):
+    if names_part(node):
         return load(folder / node)
     if isinstance(node, str):
         return {"class_path": node}

@@ -8,6 +8,15 @@ import yaml
 
 from bishare.errors import UserError
 
+PART_ENDINGS = (".yaml", ".yml", ".json")
+ROWS = "path"
+"""Key of the data modules for a file of rows, possibly in JSON too."""
+
+
+def names_part(value: Any, key: str = "") -> bool:
+    """Whether the value of ``key`` is the name of a part: a file of settings that stands for its content."""
+    return isinstance(value, str) and value.endswith(PART_ENDINGS) and key != ROWS
+
 
 def load(file: Path) -> dict[str, Any]:
     """The settings of a file as they stand.
@@ -28,15 +37,15 @@ def load(file: Path) -> dict[str, Any]:
 
 def read_tree(file: Path) -> dict[str, Any]:
     """The settings of a file, with the parts that it names in their places; errors as for :func:`load`."""
-    return {key: _with_parts(value, file.parent) for key, value in load(file).items()}
+    return {key: _with_parts(value, file.parent, str(key)) for key, value in load(file).items()}
 
 
-def _with_parts(node: Any, folder: Path) -> Any:
-    """The same node; texts that name a YAML file, relative to the file they stand in, are replaced by its content."""
-    if isinstance(node, str) and node.endswith((".yaml", ".yml")):
+def _with_parts(node: Any, folder: Path, key: str = "") -> Any:
+    """The value of ``key`` with the content of each part in the place of its name, relative to ``folder``."""
+    if names_part(node, key):
         return read_tree(folder / node)
     if isinstance(node, dict):
-        return {key: _with_parts(value, folder) for key, value in node.items()}
+        return {name: _with_parts(value, folder, str(name)) for name, value in node.items()}
     if isinstance(node, list):
         return [_with_parts(value, folder) for value in node]
     return node

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bishare.commands.config.trees import overlay, read_tree
+from bishare.commands.config.trees import names_part, overlay, read_tree
 from bishare.errors import UserError
 
 
@@ -19,6 +19,22 @@ def test_another_class_forgets_the_options_of_the_one_below() -> None:
     below = {"class_path": "A", "init_args": {"r": 1}}
     assert overlay(below, {"class_path": "B"}) == {"class_path": "B"}
     assert overlay(below, {"class_path": "A", "init_args": {"s": 2}})["init_args"] == {"r": 1, "s": 2}
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "sub/a.yml", "a.json"])
+def test_parts_end_in_yaml_or_json(name: str) -> None:
+    assert names_part(name, "trainer")
+
+
+@pytest.mark.parametrize("value", ["bishare.LoRAConfig", "a.jsonl", "", 3, None, ["a.yaml"]])
+def test_every_other_value_names_no_part(value: object) -> None:
+    assert not names_part(value)
+
+
+def test_files_of_rows_are_no_parts(tmp_path: Path) -> None:
+    (tmp_path / "data.json").write_text('{"init_args": {"path": "rows.json"}}')
+    (tmp_path / "top.yaml").write_text("data: data.json\n")
+    assert read_tree(tmp_path / "top.yaml") == {"data": {"init_args": {"path": "rows.json"}}}
 
 
 def test_parts_are_read_relative_to_the_file_that_names_them(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ event, then final optimisation. Which pair merges is decided in ``bishare.adapte
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import rich
 import torch
@@ -18,59 +18,32 @@ from torch import Tensor
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter
+from bishare.adapters.counts import num_lora_values, num_values
+from bishare.adapters.merge_options import MergeOptions, nothing_to_merge
 from bishare.adapters.mergeable_groups import MergeableGroup
-from bishare.adapters.merging import (
-    Candidates,
-    Metric,
-    Order,
-    Schedule,
-    Size,
-    choose,
-    distances,
-    event_steps,
-    merges_by_count,
-    merges_to_count,
-    merges_to_groups,
-    owners_of,
-)
+from bishare.adapters.merging import choose, distances, owners_of
 from bishare.analysis.merge_log import FILE, MergeRecord
-from bishare.analysis.parameters import num_lora_values, num_values
 from bishare.analysis.plots.sharing import Tie, merge_tree, sharing_map
 from bishare.distributed.partitions import full_fp32
-from bishare.errors import UserError
 from bishare.files import write_text
 from callbacks.run import adapter_of, run_folder, tensorboards
 
 
-class AdaptiveMerging(Callback):
+@dataclass(kw_only=True, eq=False)
+class AdaptiveMerging(MergeOptions, Callback):
     """Lets the layers of each mergeable group come to share their Bs, one merge per group and event.
 
     A merge is a re-tie: the lower layer from then on uses the upper layer's current B ("upper" is nearer the output),
     with every layer that already used the lower's. No value and no optimizer state is written. Works on ASLoRA and on
-    Bi-Share with ``merging: true``. Exactly one of ``num_merges``, ``target_groups``, ``target_fraction`` says how far.
-
-    Args:
-        start: Optimizer steps of shared training before the merging stage (MRPC: 320).
-        interval: Optimizer steps between two merges; the first is at ``start + interval`` (MRPC: 240).
-        num_merges: Merges in every group (MRPC: 7).
-        target_groups: Bs left in every group.
-        target_fraction: Live parameters left, as a fraction of a LoRA of rank ``lora_rank`` on the same weights.
-        lora_rank: Rank of that LoRA.
-        candidates: ``all`` pairs (Algorithm 1) or ``adjacent`` layers (the text below it).
-        score: Compare the running ``mean`` of each B over all steps, or its ``current`` value.
-        metric: ``l2``; ``relative`` l2; ``cosine``; ``correlation``; or ``effective``, ``|(B_i - B_j) A|``, which does
-            not depend on the basis of the rank space.
-        order: Most ``similar`` pair first, ``random``, most ``dissimilar``, or ``hierarchical`` (complete linkage of
-            the means; a tied layer's mean stays as it was).
-        schedule: ``fixed`` interval, or ``cubic``: as many merges in the same span, dense at first.
-        seed: Of the random order.
+    Bi-Share with ``merging: true``. The options are those of ``MergeOptions``.
 
     Logs:
         ``merge`` (text) and ``merges.jsonl`` in the run folder: every merge with its distance and the next best.
         ``merge/groups/<group>``: Bs left.
         ``merge/distance/<group>``, ``merge/next_distance/<group>``: of the pair merged and of the next best.
         ``merge/mean_distance/<group>``: mean over all pairs of Bs before the merge.
-        ``merge/live``, ``merge/fraction_of_lora``: live parameters, and as a fraction of that LoRA.
+        ``merge/live``, ``merge/fraction_of_lora``: live parameters, and as a fraction of a LoRA of rank
+            ``lora_rank``.
         ``merge/map``, ``merge/tree`` (images): who uses whose B, and the order of merges; after validation, at the
             end of an epoch and of training, if there was a merge.
         ``merges`` (progress bar): number of merges so far.
@@ -79,42 +52,11 @@ class AdaptiveMerging(Callback):
         UserError: An option is out of range, or there is nothing to merge.
     """
 
-    def __init__(
-        self,
-        start: int,
-        interval: int,
-        *,
-        num_merges: int | None = None,
-        target_groups: int | None = None,
-        target_fraction: float | None = None,
-        lora_rank: int = 8,
-        candidates: Candidates = "all",
-        score: Literal["mean", "current"] = "mean",
-        metric: Metric = "l2",
-        order: Order = "similar",
-        schedule: Schedule = "fixed",
-        seed: int = 0,
-    ) -> None:
-        goals = {"num_merges": num_merges, "target_groups": target_groups, "target_fraction": target_fraction}
-        if sum(goal is not None for goal in goals.values()) != 1:
-            given = ", ".join(name for name, goal in goals.items() if goal is not None) or "none"
-            raise UserError(f"AdaptiveMerging needs exactly one of {', '.join(goals)}; given: {given}.")
-        lowest = {"start": 0, "interval": 1, "num_merges": 1, "target_groups": 1, "lora_rank": 1}
-        values = {"start": start, "interval": interval, "lora_rank": lora_rank} | goals
-        for name, low in lowest.items():
-            value = values[name]
-            if value is not None and value < low:
-                raise UserError(f"AdaptiveMerging: {name} is {value}; it must be at least {low}.")
-        if target_fraction is not None and not 0 < target_fraction < 1:
-            raise UserError(f"AdaptiveMerging: target_fraction is {target_fraction}; it must be between 0 and 1.")
-        if order == "hierarchical" and score == "current":
-            raise UserError("AdaptiveMerging: order hierarchical compares running means; use it with score: mean.")
-        self.start, self.interval, self.goals, self.lora_rank = start, interval, goals, lora_rank
-        self.candidates, self.score, self.metric, self.order = candidates, score, metric, order
-        self.schedule, self.seed = schedule, seed
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._last_step = 0
         self._records: list[MergeRecord] = []
-        self._events: dict[str, frozenset[int]] = {}  # optimizer steps of every group's merges
+        self._events: dict[str, list[int]] = {}  # optimizer steps of every group's merges
         self._num_drawn = 0  # merges in the newest pictures
 
     # --- state -------------------------------------------------------------------------------------------------
@@ -136,20 +78,18 @@ class AdaptiveMerging(Callback):
         """Refuses what can't be merged before anything is loaded."""
         config = getattr(pl_module, "adapter_config", None)
         if stage == "fit" and config is not None and not config.mergeable:
-            raise UserError(_NOTHING.format(method=config.method))
+            raise nothing_to_merge(config.method)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         adapter = adapter_of(pl_module)
         adapter.refresh()
-        groups = adapter.mergeable_groups()
-        if not groups:
-            raise UserError(_NOTHING.format(method=adapter.config.method))
-        self._plan(adapter)
+        # From shapes alone, so that a resumed run plans the same merges.
+        self._events = self.events_of(adapter)
         self._last_step = trainer.global_step
         self._records = [record for record in self._records if record.step <= self._last_step]
         self._num_drawn = 0
-        self._check_agreement(trainer, groups)
+        self._check_agreement(trainer, adapter.mergeable_groups())
         self._warn_of_late_merges(trainer)
         if trainer.is_global_zero:
             # Merges that a resumed run has yet to repeat leave the file.
@@ -185,26 +125,6 @@ class AdaptiveMerging(Callback):
         self._draw(trainer, pl_module)
 
     # --- deciding ----------------------------------------------------------------------------------------------
-
-    def _plan(self, adapter: Adapter) -> None:
-        """Fix the steps of every group's merges, from shapes alone, so that a resumed run makes the same plan."""
-        groups = adapter.mergeable_groups()
-        sizes = {name: Size(len(g.names), g.shape[0] * g.shape[1]) for name, g in groups.items()}
-        if (num_merges := self.goals["num_merges"]) is not None:
-            planned = merges_by_count(sizes, int(num_merges))
-        elif (target_groups := self.goals["target_groups"]) is not None:
-            planned = merges_to_groups(sizes, int(target_groups))
-        else:
-            assert self.goals["target_fraction"] is not None
-            target = int(self.goals["target_fraction"] * num_lora_values(adapter.slots, self.lora_rank))
-            unmerged = num_values(p for p in adapter.parameters() if p.requires_grad)
-            planned = merges_to_count(sizes, live=unmerged, target=target)
-        self._events = {
-            name: frozenset(
-                event_steps(start=self.start, interval=self.interval, num_merges=num, schedule=self.schedule)
-            )
-            for name, num in planned.items()
-        }
 
     def _warn_of_late_merges(self, trainer: Trainer) -> None:
         end = trainer.estimated_stepping_batches
@@ -313,9 +233,3 @@ class AdaptiveMerging(Callback):
             layers = {name: group.layers for name, group in groups.items()}
             tree = merge_tree(layers, ties, title=f"merge tree, {when}")
             tensorboard.add_figure("merge/tree", tree, trainer.global_step)
-
-
-_NOTHING = (
-    "AdaptiveMerging: {method} as configured has nothing to merge, because its layers read As of their own. "
-    "Set merging: true (bishare), use aslora, or leave the callback out."
-)

@@ -8,7 +8,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.table import Table
 from typing_extensions import override
 
-from bishare.analysis.parameters import LORA_RANK, ParameterReport, count_parameters, num_values
+from bishare.adapters.counts import LORA_RANK, num_values
+from bishare.analysis.parameters import ParameterReport, count_parameters
 from callbacks.run import adapter_of, head_of, model_of
 
 

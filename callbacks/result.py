@@ -8,8 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
+from bishare.adapters.counts import num_values
 from bishare.adapters.merging import owners_of
-from bishare.analysis.parameters import num_values
 from bishare.files import write_text
 from callbacks.run import adapter_of, head_of, run_folder
 from callbacks.throughput import GIB, peak_memory

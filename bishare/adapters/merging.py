@@ -1,4 +1,4 @@
-"""Which two layers of a mergeable group become one, and when: pure functions, the same on every rank.
+"""Which two layers of a mergeable group come to share a B: pure functions, the same on every rank.
 
 Hu et al., 2024 (arXiv:2412.10135), section 3 and Algorithm 1: at an event, the pair whose running means lie closest
 merges, one pair per event. The other candidates, scores and orders are for what the paper leaves open.
@@ -8,7 +8,7 @@ Shapes: n members of a group, B [n, out, r], A [r, in], distances [n, n] in fp64
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,6 @@ from bishare.errors import UserError
 Candidates = Literal["all", "adjacent"]
 Metric = Literal["l2", "relative", "cosine", "correlation", "effective"]
 Order = Literal["similar", "random", "dissimilar", "hierarchical"]
-Schedule = Literal["fixed", "cubic"]
 
 CHUNK = 2**16
 """Values taken to fp64 at a time, so that they stay in the cache."""
@@ -110,70 +109,6 @@ def choose(
     ranked = sorted(pairs, key=lambda pair: (sign * far[pair], pair))
     (i, j), following = ranked[0], ranked[1:2]
     return Merge(i, j, far[i, j], far[following[0]] if following else None)
-
-
-def event_steps(*, start: int, interval: int, num_merges: int, schedule: Schedule) -> list[int]:
-    """Optimizer steps after which a group's 1st, 2nd, ... merge happens.
-
-    ``fixed``: every step t > start where ``interval`` divides t - start. ``cubic``: the merges of the same span, many
-    at first and few at the end: after the share x of the span, 1 - (1 - x)^3 of them are done.
-    """
-    if schedule == "fixed":
-        return [start + k * interval for k in range(1, num_merges + 1)]
-    steps: list[int] = []
-    for k in range(1, num_merges + 1):
-        share = 1 - (1 - k / num_merges) ** (1 / 3)
-        step = start + math.ceil(share * num_merges * interval - 1e-9)  # x of a whole step may end just above it
-        steps.append(max(step, steps[-1] + 1 if steps else start + 1))
-    return steps
-
-
-class Size(NamedTuple):
-    """What a plan needs to know of a group."""
-
-    num_layers: int
-    num_values: int
-    """Of one B."""
-
-
-def merges_by_count(sizes: Mapping[str, Size], num_merges: int) -> dict[str, int]:
-    """The same number of merges in every group.
-
-    Raises:
-        UserError: A group is too small.
-    """
-    for name, size in sizes.items():
-        if num_merges >= size.num_layers:
-            raise UserError(
-                f"num_merges is {num_merges}, but {name} has {size.num_layers} layers and so at most "
-                f"{size.num_layers - 1} merges."
-            )
-    return dict.fromkeys(sizes, num_merges)
-
-
-def merges_to_groups(sizes: Mapping[str, Size], target_groups: int) -> dict[str, int]:
-    """Merges until every group has at most this many Bs left."""
-    return {name: max(0, size.num_layers - target_groups) for name, size in sizes.items()}
-
-
-def merges_to_count(sizes: Mapping[str, Size], *, live: int, target: int) -> dict[str, int]:
-    """Merges until at most ``target`` of the ``live`` values are left, one in every group in turn.
-
-    Raises:
-        UserError: Merging everything leaves more.
-    """
-    planned = dict.fromkeys(sizes, 0)
-    fewest = live - sum((size.num_layers - 1) * size.num_values for size in sizes.values())
-    if fewest > target:
-        raise UserError(
-            f"target_fraction asks for {target:,} parameters, but merging all layers leaves {fewest:,}; raise it."
-        )
-    while live > target:
-        for name, size in sizes.items():
-            if live > target and planned[name] < size.num_layers - 1:
-                planned[name] += 1
-                live -= size.num_values
-    return planned
 
 
 def owners_of(adapter: Adapter) -> dict[str, dict[int, int]]:

@@ -1,16 +1,12 @@
 """How many values an adapter trains: live and dead ones, by part, beside plain LoRA and the base model."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from bishare.adapters.base import Adapter
-from bishare.adapters.factors import Slot
-
-LORA_RANK = 8
-"""Rank of the plain LoRA that every count is compared with, as in the papers' tables."""
+from bishare.adapters.counts import num_lora_values, num_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,21 +63,7 @@ def count_parameters(adapter: Adapter, base: nn.Module, head: Iterable[nn.Parame
     )
 
 
-def num_lora_values(slots: Sequence[Slot], rank: int = LORA_RANK) -> int:
-    """Values of a LoRA of this rank on these weights: the sum of ``rank * (in + out)``."""
-    return sum(rank * (slot.in_features + slot.out_features) for slot in slots)
-
-
 def num_base_values(base: nn.Module, adapter: Adapter) -> int:
     """Values of the base model's parameters, those of the adapter left out."""
     adapted = {id(parameter) for parameter in adapter.parameters()}
     return num_values(p for p in base.parameters() if id(p) not in adapted)
-
-
-def num_values(parameters: Iterable[nn.Parameter]) -> int:
-    """Values of these parameters in all; ZeRO-3 leaves an empty tensor in place and keeps the size beside it."""
-    return sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
-
-
-def num_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

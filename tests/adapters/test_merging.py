@@ -1,20 +1,10 @@
-"""Distances against their definitions, every candidate and order, the published schedule, and the plans."""
+"""Distances against their definitions, every candidate and every order."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from bishare.adapters.merging import (
-    CHUNK,
-    Metric,
-    Size,
-    choose,
-    distances,
-    event_steps,
-    merges_by_count,
-    merges_to_count,
-    merges_to_groups,
-)
+from bishare.adapters.merging import CHUNK, Metric, choose, distances
 from bishare.errors import UserError
 
 FACTORS = torch.randn(5, 17, 3, generator=torch.Generator().manual_seed(0))
@@ -130,54 +120,3 @@ def test_one_owner_left_is_the_end() -> None:
 def test_a_distance_that_is_not_finite_stops_the_run() -> None:
     with pytest.raises(UserError, match="not finite"):
         choose([[0.0, float("nan")], [float("nan"), 0.0]], [0, 1], candidates="all", order="similar")
-
-
-def test_published_settings_merge_first_at_560_and_for_the_seventh_time_at_2000() -> None:
-    steps = event_steps(start=320, interval=240, num_merges=7, schedule="fixed")
-
-    assert steps == [560, 800, 1040, 1280, 1520, 1760, 2000]
-    assert steps == [t for t in range(1, 6900) if t > 320 and (t - 320) % 240 == 0][:7]
-
-
-def test_cubic_schedule_spans_the_same_steps_and_is_dense_at_first() -> None:
-    steps = event_steps(start=320, interval=240, num_merges=7, schedule="cubic")
-
-    gaps = [b - a for a, b in zip([320, *steps], steps, strict=False)]
-    assert steps[-1] == 2000
-    assert gaps == sorted(gaps)
-    for k, step in enumerate(steps, 1):
-        share = (step - 320) / (7 * 240)
-        earlier = (step - 1 - 320) / (7 * 240)
-        assert 7 * (1 - (1 - earlier) ** 3) < k <= 7 * (1 - (1 - share) ** 3) + 1e-9
-
-
-@pytest.mark.parametrize("interval", [1, 2, 3])
-def test_cubic_schedule_never_has_two_merges_in_one_step(interval: int) -> None:
-    steps = event_steps(start=0, interval=interval, num_merges=30, schedule="cubic")
-
-    assert len(set(steps)) == 30
-    assert steps == sorted(steps)
-    assert steps[0] >= 1
-    assert steps[-1] == 30 * interval
-
-
-SIZES = {"local.q": Size(4, 100), "intra": Size(3, 10)}
-
-
-def test_the_same_number_of_merges_in_every_group() -> None:
-    assert merges_by_count(SIZES, 2) == {"local.q": 2, "intra": 2}
-    with pytest.raises(UserError, match=r"num_merges is 3, but intra has 3 layers"):
-        merges_by_count(SIZES, 3)
-
-
-def test_merges_to_a_number_of_groups() -> None:
-    assert merges_to_groups(SIZES, 3) == {"local.q": 1, "intra": 0}
-
-
-def test_merges_to_a_parameter_count_take_turns() -> None:
-    assert merges_to_count(SIZES, live=1000, target=1000) == {"local.q": 0, "intra": 0}
-    assert merges_to_count(SIZES, live=1000, target=900) == {"local.q": 1, "intra": 0}
-    assert merges_to_count(SIZES, live=1000, target=899) == {"local.q": 1, "intra": 1}
-    assert merges_to_count(SIZES, live=1000, target=680) == {"local.q": 3, "intra": 2}
-    with pytest.raises(UserError, match=r"asks for 679 parameters, but merging all layers leaves 680"):
-        merges_to_count(SIZES, live=1000, target=679)

@@ -15,11 +15,11 @@ from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import read_adapter, save_adapter
+from bishare.adapters.counts import num_bytes, num_lora_values
 from bishare.adapters.factors import Slot
 from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vblora import VBLoRAConfig
 from bishare.adapters.vera import VeRAConfig
-from bishare.analysis.parameters import num_bytes, num_lora_values
 from bishare.commands.capacity.process_memory import free_bytes, resident_bytes, return_freed_memory
 from bishare.commands.config.settings import Settings
 from bishare.errors import UserError

@@ -1,8 +1,8 @@
-"""Reads a command's options into a dataclass: its fields are the options, their docstrings the help."""
+"""Reads options into a dataclass, from a command line or from a mapping: fields are options, docstrings the help."""
 
 from argparse import ArgumentError
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -35,4 +35,24 @@ def parse_options(options: type[T], command: str, arguments: Sequence[str], *, d
         namespace = parser.parse_args(list(arguments))
     except ArgumentError as error:
         raise UserError(explain(str(error), arguments, list(parser.get_defaults().keys()))) from error
+    return options(**namespace.as_dict())
+
+
+def build_options(options: type[T], values: Mapping[str, Any], *, key: str) -> T:
+    """The options of one part of a configuration.
+
+    Args:
+        options: A dataclass.
+        values: Options as the configuration gives them.
+        key: Dotted key of the part, named in errors.
+
+    Raises:
+        UserError: For every mistake in the values.
+    """
+    parser = ArgumentParser(exit_on_error=False, default_env=False)
+    parser.add_class_arguments(options)
+    try:
+        namespace = parser.parse_object(dict(values))
+    except ArgumentError as error:
+        raise UserError(f"{key}: {explain(str(error), [], list(parser.get_defaults().keys()))}") from error
     return options(**namespace.as_dict())

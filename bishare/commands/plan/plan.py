@@ -7,8 +7,10 @@ from typing import Any, Literal
 import torch
 
 from bishare.adapters.base import Adapter
-from bishare.adapters.merging import Size, merges_by_count, merges_to_count, merges_to_groups
-from bishare.analysis.parameters import LORA_RANK, ParameterReport, count_parameters, num_bytes, num_lora_values
+from bishare.adapters.counts import num_bytes, num_lora_values
+from bishare.adapters.merge_options import MergeOptions
+from bishare.analysis.parameters import ParameterReport, count_parameters
+from bishare.commands.config.options import build_options
 from bishare.commands.config.sections import (
     data_options,
     devices_of,
@@ -125,35 +127,23 @@ def make_plan(settings: Settings) -> Plan:
 
 
 def merge_as_planned(adapter: Adapter, trainer: Mapping[str, Any]) -> bool:
-    """Tie as many layers as ``callbacks.AdaptiveMerging`` will; which ones makes no difference to the counts.
+    """Tie as many layers as ``callbacks.AdaptiveMerging`` will; the counts do not depend on the choice of layers.
 
     Returns:
         Whether merging is configured.
 
     Raises:
-        UserError: There is nothing to merge, or not as much as is asked for.
+        UserError: An option is wrong, there is nothing to merge, or not as much as is asked for.
     """
     callbacks = trainer.get("callbacks") or []
     given = [c for c in callbacks if isinstance(c, Mapping) and str(c.get("class_path")).endswith("AdaptiveMerging")]
     if not given:
         return False
-    goal = given[0].get("init_args") or {}
+    options = build_options(MergeOptions, given[0].get("init_args") or {}, key="trainer.callbacks.AdaptiveMerging")
     groups = adapter.mergeable_groups()
-    if not groups:
-        raise UserError(f"AdaptiveMerging has nothing to merge: {adapter.config.method} has no layers that share an A.")
-    sizes = {name: Size(len(group.names), group.shape[0] * group.shape[1]) for name, group in groups.items()}
-    if goal.get("num_merges") is not None:
-        planned = merges_by_count(sizes, goal["num_merges"])
-    elif goal.get("target_groups") is not None:
-        planned = merges_to_groups(sizes, goal["target_groups"])
-    elif goal.get("target_fraction") is not None:
-        target = int(goal["target_fraction"] * num_lora_values(adapter.slots, goal.get("lora_rank", LORA_RANK)))
-        planned = merges_to_count(sizes, live=adapter.num_parameters(), target=target)
-    else:
-        raise UserError("AdaptiveMerging needs one of num_merges, target_groups, target_fraction.")
-    for name, group in groups.items():
-        for _ in range(planned[name]):
-            group.tie(*group.live[:2])
+    for name, num_merges in options.merges_of(adapter).items():
+        for _ in range(num_merges):
+            groups[name].tie(*groups[name].live[:2])
     return True
 
 

@@ -4,7 +4,7 @@ import rich
 from rich.markup import escape
 from rich.table import Table
 
-from bishare.analysis.parameters import LORA_RANK
+from bishare.adapters.counts import LORA_RANK
 from bishare.commands.plan.plan import Plan
 from bishare.commands.tables import size
 

@@ -1,10 +1,11 @@
 """The fields of a dataclass are a command's options."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from bishare.commands.config.options import parse_options
+from bishare.commands.config.options import build_options, parse_options
 from bishare.errors import UserError
 
 
@@ -52,3 +53,22 @@ def test_help_shows_docstrings_of_fields(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     assert "python -m bishare example" in shown
     assert "Folder of the adapter." in shown
+
+
+def test_mapping_becomes_options() -> None:
+    assert build_options(Options, {"adapter": "a", "num_rows": 4}, key="part") == Options(adapter="a", num_rows=4)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({}, "part: adapter is not given."),
+        ({"adapter": "a", "num_raws": 1}, "part: num_raws is not known; did you mean num_rows?"),
+        ({"adapter": "a", "num_rows": "many"}, "part: num_rows is many; it must be a whole number."),
+        ({"adapter": "a", "num_rows": 0}, "num_rows is 0; it must be at least 1."),
+    ],
+)
+def test_mistake_in_a_mapping_is_named(values: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        build_options(Options, values, key="part")
+    assert str(error.value) == line

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bishare.lazy import lazy
+from bishare.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bishare.adapters.aslora import ASLoRAConfig
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from bishare.serving.pool import AdapterPool
     from bishare.training.classification import ClassificationModule
     from bishare.training.module import BiShareModule
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ASLoRAConfig",

@@ -4,20 +4,14 @@ import difflib
 import errno
 import gc
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
-from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple, cast
 
-from typing_extensions import override
-
-from bishare import __version__
+from bishare import callback_names
 from bishare.errors import UserError
+from bishare.version import __version__
 
 
 class Command(NamedTuple):
@@ -75,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{name} is not a command{_suggestion(name)}; `python -m bishare --help` lists them.", code=2)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)
     try:
-        sys.meta_path.insert(0, _OurCallbacks())
+        callback_names.install()
         gc.disable()  # importing thousands of modules sets off collections that free nothing and take a second
         if arguments is None and COMMANDS[name].only_shapes:  # this process ends with the command
             lean = importlib.import_module("bishare.commands.lean_imports")
@@ -126,18 +120,3 @@ def _fail(message: str, *, code: int) -> int:
     where = "" if rank == "0" else f" (rank {rank})"
     print(f"bishare{where}: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-class _OurCallbacks(MetaPathFinder):
-    """Finds ``callbacks`` beside this package, whatever the folder that the user happens to stand in holds."""
-
-    @override
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        if fullname != "callbacks":
-            return None
-        folder = Path(__file__).resolve().parents[1] / "callbacks"
-        return importlib.util.spec_from_file_location(
-            fullname, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )

@@ -1,14 +1,22 @@
-"""What happens around a training: each callback picks the moment and logs; the mathematics is in ``bishare``."""
+"""What happens around a training: each callback picks the moment and logs; the mathematics is in ``bishare``.
 
-from callbacks.checkpoint import AdapterCheckpoint
-from callbacks.merging import AdaptiveMerging
-from callbacks.parameters import ParameterCount
-from callbacks.predictions import PredictionWriter
-from callbacks.ranks import RankMonitor
-from callbacks.result import ResultFile
-from callbacks.samples import SampleAnswers
-from callbacks.summary import RunSummary
-from callbacks.throughput import Throughput
+They are loaded once, as ``bishare.callbacks``, which is what their relative imports are for.
+"""
+
+from bishare.callback_names import install
+
+if __name__ == "callbacks":  # a clone has this folder at its top, where Python finds it under its own name
+    install()
+else:
+    from .checkpoint import AdapterCheckpoint
+    from .merging import AdaptiveMerging
+    from .parameters import ParameterCount
+    from .predictions import PredictionWriter
+    from .ranks import RankMonitor
+    from .result import ResultFile
+    from .samples import SampleAnswers
+    from .summary import RunSummary
+    from .throughput import Throughput
 
 __all__ = [
     "AdapterCheckpoint",

@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from bishare.adapters.checkpoint import save_adapter
 from bishare.distributed.partitions import full_fp32
-from callbacks.run import adapter_folder, adapter_of, base_of, head_of
+
+from .run import adapter_folder, adapter_of, base_of, head_of
 
 
 class AdapterCheckpoint(Callback):

@@ -26,7 +26,8 @@ from bishare.analysis.merge_log import FILE, MergeRecord
 from bishare.analysis.plots.sharing import Tie, merge_tree, sharing_map
 from bishare.distributed.partitions import full_fp32
 from bishare.files import write_text
-from callbacks.run import adapter_of, run_folder, tensorboards
+
+from .run import adapter_of, run_folder, tensorboards
 
 
 @dataclass(kw_only=True, eq=False)

@@ -10,7 +10,8 @@ from typing_extensions import override
 
 from bishare.adapters.counts import LORA_RANK, num_values
 from bishare.analysis.parameters import ParameterReport, count_parameters
-from callbacks.run import adapter_of, head_of, model_of
+
+from .run import adapter_of, head_of, model_of
 
 
 class ParameterCount(Callback):

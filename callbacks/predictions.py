@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from typing_extensions import override
 
 from bishare.files import atomic_file
-from callbacks.run import run_folder, shown
+
+from .run import run_folder, shown
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -13,7 +13,8 @@ from bishare.analysis.levels import measure_levels
 from bishare.analysis.plots.heatmaps import heat_map
 from bishare.analysis.ranks import UpdateRank
 from bishare.errors import UserError
-from callbacks.run import adapter_of, tensorboards
+
+from .run import adapter_of, tensorboards
 
 
 class Measure(NamedTuple):

@@ -11,8 +11,9 @@ from typing_extensions import override
 from bishare.adapters.counts import num_values
 from bishare.adapters.merging import owners_of
 from bishare.files import write_text
-from callbacks.run import adapter_of, head_of, run_folder
-from callbacks.throughput import GIB, peak_memory
+
+from .run import adapter_of, head_of, run_folder
+from .throughput import GIB, peak_memory
 
 FILE = "result.json"
 

@@ -14,7 +14,8 @@ from torch import nn
 from typing_extensions import override
 
 from bishare.errors import UserError
-from callbacks.run import tensorboards
+
+from .run import tensorboards
 
 
 class SampleAnswers(Callback):

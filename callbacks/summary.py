@@ -16,8 +16,9 @@ from rich.markup import escape
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
-from callbacks.checkpoint import AdapterCheckpoint
-from callbacks.run import adapter_folder, adapter_of, base_of, model_of, shown, tensorboards
+
+from .checkpoint import AdapterCheckpoint
+from .run import adapter_folder, adapter_of, base_of, model_of, shown, tensorboards
 
 VAL_LOSS = "val/loss"
 """The metric compared before and after."""

@@ -91,7 +91,6 @@ def evaluate(options: Options) -> Path:
     import torch
     from transformers import __version__ as transformers_version
 
-    from bishare import __version__
     from bishare.adapters.checkpoint import read_adapter
     from bishare.adapters.uses import check_use
     from bishare.commands.evaluate.harness import run_suite
@@ -110,6 +109,7 @@ def evaluate(options: Options) -> Path:
     from bishare.models.attach import load_adapter
     from bishare.models.loading import load_base, load_tokenizer
     from bishare.models.sources import find_base
+    from bishare.version import __version__
 
     silence_known_noise()
     file = read_adapter(options.adapter)

@@ -1,9 +1,10 @@
-"""What each level of an adapter contributes: its share of the norm, and the loss when levels are switched off.
+"""The contribution of each level of an adapter: share of the norm, and the loss with levels switched off.
 
-Zhou et al., "Bi-Share LoRA", ICML 2025, Figure 4b, asks how much the levels contribute by training them apart; here one
-trained adapter is taken apart.
+Zhou et al., "Bi-Share LoRA", ICML 2025, Figure 4b. The paper trains every combination of levels on its own; here the
+levels of a single trained adapter are switched off.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,36 +22,47 @@ class LevelLosses:
     """Losses on some data, in nats per label."""
 
     all: float
-    """Of the whole adapter."""
+    """Loss of the whole adapter."""
     none: float
-    """Of the base model."""
+    """Loss of the base model."""
     without: Mapping[str, float]
-    """By the level that is switched off."""
+    """Loss with a level switched off, by the level."""
     only: Mapping[str, float]
-    """By the one level that is left on."""
+    """Loss with a single level left on, by the level."""
 
 
 def levels_of(adapter: Adapter) -> list[str]:
     """Names of the adapter's levels."""
-    return list(dict.fromkeys(level for slot in adapter.slots for level in adapter.parts(slot)))
+    levels: dict[str, None] = {}  # an ordered set
+    for slot in adapter.slots:
+        levels |= dict.fromkeys(adapter.parts(slot))
+    return list(levels)
 
 
 def norm_shares(adapter: Adapter) -> dict[str, dict[Slot, float]]:
-    """For every slot, each level's Frobenius norm over the sum of all its levels' norms; 0 where that is 0."""
-    measured = {level: slots for level, slots in measure_levels(adapter).items() if level != WHOLE}
-    total = {slot: sum(slots[slot].norm for slots in measured.values() if slot in slots) for slot in adapter.slots}
-    return {
-        level: {slot: rank.norm / total[slot] if total[slot] else 0.0 for slot, rank in slots.items()}
-        for level, slots in measured.items()
-    }
+    """Every slot's share of each level: the level's Frobenius norm over the sum of the norms of the slot's levels.
+
+    A share is 0 where the sum is 0.
+    """
+    measured = measure_levels(adapter)
+    measured.pop(WHOLE, None)
+    total: dict[Slot, float] = defaultdict(float)
+    for slots in measured.values():
+        for slot, rank in slots.items():
+            total[slot] += rank.norm
+    shares: dict[str, dict[Slot, float]] = {}
+    for level, slots in measured.items():
+        # Where the sum is 0, so is the norm: 0 / 1.
+        shares[level] = {slot: rank.norm / (total[slot] or 1.0) for slot, rank in slots.items()}
+    return shares
 
 
 def level_losses(adapter: Adapter, loss: Callable[[], float]) -> LevelLosses:
-    """Measure the loss with levels switched off, one pass for each way.
+    """Measure the loss with levels switched off, in a pass for each combination.
 
     Args:
-        adapter: In the model whose loss it is.
-        loss: Measures it, in nats per label.
+        adapter: The adapter, attached to the model that ``loss`` evaluates.
+        loss: Measures the loss of the model, in nats per label.
     """
     levels = levels_of(adapter)
 
@@ -59,32 +71,36 @@ def level_losses(adapter: Adapter, loss: Callable[[], float]) -> LevelLosses:
             return loss()
 
     full, base = loss(), without(levels)
-    if len(levels) == 1:
+    if len(levels) == 1:  # the two passes say everything
         return LevelLosses(all=full, none=base, without={levels[0]: base}, only={levels[0]: full})
     return LevelLosses(
         all=full,
         none=base,
-        without={level: without([level]) for level in levels},
-        only={level: without([other for other in levels if other != level]) for level in levels},
+        without={level: without({level}) for level in levels},
+        only={level: without({*levels} - {level}) for level in levels},
     )
 
 
 def num_passes(adapter: Adapter) -> int:
-    """How often :func:`level_losses` measures the loss."""
+    """Number of times :func:`level_losses` measures the loss."""
     num_levels = len(levels_of(adapter))
     return 2 + (2 * num_levels if num_levels > 1 else 0)
 
 
 @contextmanager
 def switched_off(adapter: Adapter, levels: Collection[str]) -> Iterator[None]:
-    """Leave levels out of every update for a while; the parameters stay as they are."""
+    """Leave levels out of every update inside a ``with`` block; the parameters stay as they are."""
 
     def blocks(slot: Slot) -> Blocks:
-        parts = adapter.parts(slot)
-        kept = [torch.zeros_like(part.B) if level in levels else part.B for level, part in parts.items()]
-        return Blocks([Block(part.A) for part in parts.values()], [Block(B) for B in kept], 1.0)
+        of_A, of_B = [], []
+        for level, part in adapter.parts(slot).items():
+            # Zeros rather than no block: with all levels off, a factor would have no rows.
+            B = torch.zeros_like(part.B) if level in levels else part.B
+            of_A.append(Block(part.A))
+            of_B.append(Block(B))
+        return Blocks(of_A, of_B, 1.0)
 
-    adapter.blocks = blocks  # type: ignore[method-assign]  # of this one adapter, until it is deleted again
+    adapter.blocks = blocks  # type: ignore[method-assign]  # hides the method of the class until ``del``
     try:
         yield
     finally:

@@ -1,4 +1,7 @@
-"""The levels of an adapter's updates (``local``, ``intra``, ``inter``) and their sum, each with its rank."""
+"""The updates of an adapter by level (``local``, ``intra``, ``inter``) and their sum, with ranks and norms.
+
+Shapes: factors A [r, in], B [out, r].
+"""
 
 from collections import defaultdict
 
@@ -14,11 +17,11 @@ WHOLE = "whole"
 
 @torch.no_grad()
 def updates_by_level(adapter: Adapter) -> dict[str, dict[Slot, Factors]]:
-    """Every slot's update, by level; the sum of several levels comes first, as ``whole``."""
+    """Every slot's update, by level. The sum of several levels comes first, as ``whole``."""
     updates: dict[str, dict[Slot, Factors]] = defaultdict(dict)
     for slot in adapter.slots:
         parts = adapter.parts(slot)
-        if len(parts) > 1:
+        if len(parts) > 1:  # a single level is its own sum
             updates[WHOLE][slot] = stack(list(parts.values()))
         for level, factors in parts.items():
             updates[level][slot] = factors
@@ -26,11 +29,14 @@ def updates_by_level(adapter: Adapter) -> dict[str, dict[Slot, Factors]]:
 
 
 def measure_levels(adapter: Adapter) -> dict[str, dict[Slot, UpdateRank]]:
-    """Every slot's update measured, by level; the sum of several levels comes first, as ``whole``."""
-    updates = updates_by_level(adapter)
-    return {level: dict(zip(slots, measure(list(slots.values())), strict=True)) for level, slots in updates.items()}
+    """Ranks and norm of every slot's update, by level. The sum of several levels comes first, as ``whole``."""
+    measured = {}
+    for level, slots in updates_by_level(adapter).items():
+        # Together: measure batches the updates of equal shape.
+        measured[level] = dict(zip(slots, measure(list(slots.values())), strict=True))
+    return measured
 
 
 def bound(slot: Slot, update: Factors) -> int:
-    """The highest rank that the update can have."""
+    """The highest possible rank of the update."""
     return min(update.rank, slot.in_features, slot.out_features)

@@ -9,19 +9,21 @@ FILE = "merges.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class MergeRecord:
-    """One merge, as it is logged."""
+    """A logged merge of two layers' B matrices."""
 
     step: int
+    """Optimizer steps before the merge."""
     group: str
     layer: int
-    """The lower layer."""
+    """The lower layer, which loses its B."""
     uses: int
-    """The layer whose B it uses from now on, with every layer that used its own."""
+    """The layer whose B is used from now on, by the lower layer and by every layer that used the lower layer's B."""
     distance: float
+    """Distance of the merged pair."""
     next_distance: float | None
-    """Of the pair that would have been next."""
+    """Distance of the next best pair; None if there is no pair."""
     groups_left: int
-    """Bs left in this group."""
+    """B matrices left in the group."""
     live_parameters: int
     fraction_of_lora: float
 
@@ -33,13 +35,13 @@ class MergeRecord:
         )
 
     def line(self) -> str:
-        """Its line in the log."""
+        """The record as a line of the log."""
         return json.dumps(asdict(self)) + "\n"
 
 
 def read_merges(run: str | Path) -> list[MergeRecord]:
-    """The merges of ``callbacks.AdaptiveMerging`` in order; none where nothing merged."""
+    """The merges of ``callbacks.AdaptiveMerging`` in a run folder, in order; an empty list without merges."""
     path = Path(run, FILE)
-    if not path.is_file():
+    if not path.is_file():  # the file begins with the first merge
         return []
     return [MergeRecord(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]

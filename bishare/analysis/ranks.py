@@ -1,4 +1,4 @@
-"""The spectrum of a low-rank update B A from its factors alone; the [out, in] matrix is never formed.
+"""The spectrum of a low-rank update B A from A and B alone; the [out, in] matrix is never formed.
 
 With thin QRs B = Qb Rb and Aᵀ = Qa Ra, ``B A = Qb (Rb Raᵀ) Qaᵀ`` has the singular values of the small ``Rb Raᵀ``.
 
@@ -22,12 +22,12 @@ EPS = torch.finfo(torch.float32).eps
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateRank:
-    """What the singular values of one update say about it."""
+    """Ranks and norm of an update, from its singular values."""
 
     numerical: int
-    """Singular values that fp32 can tell from zero."""
+    """Singular values distinguishable from zero in fp32."""
     effective: float
-    """How many directions the update uses, weighted by their size: 1 to ``numerical``, 0 for a zero update."""
+    """Number of directions that the update uses, weighted by size: 1 to ``numerical``, 0 for a zero update."""
     norm: float
     """Frobenius norm."""
 
@@ -39,7 +39,7 @@ def singular_values(factors: Factors) -> Tensor:
         factors: A ``[..., r, in]``, B ``[..., out, r]``; the leading dimensions are a batch.
 
     Returns:
-        ``[..., min(r, in, out)]``, on the factors' device (on the CPU for MPS, which has no float64).
+        ``[..., min(r, in, out)]``, on the device of the factors (on the CPU for MPS, which has no float64).
     """
     device = "cpu" if factors.A.device.type == "mps" else factors.A.device
     A = factors.A.detach().to(device, torch.float64)
@@ -61,27 +61,28 @@ def numerical_rank(values: Tensor, *, size: int) -> Tensor:
 
 
 def effective_rank(values: Tensor) -> Tensor:
-    """Exponential of the entropy of the normalised singular values; 0 where all of them are 0.
+    """Exponential of the entropy of the normalised singular values; 0 where all values are 0.
 
     Args:
         values: ``[..., k]``.
     """
     total = values.sum(dim=-1, keepdim=True)
+    # A zero update is divided by 1; xlogy is 0 at 0.
     share = values / total.where(total > 0, 1.0)
     entropy = -torch.special.xlogy(share, share).sum(dim=-1)
     return torch.where(total.squeeze(-1) > 0, entropy.exp(), 0.0)
 
 
 def measure(updates: Sequence[Factors]) -> list[UpdateRank]:
-    """Ranks and norm of each update, in order; updates of one shape are measured together."""
+    """Ranks and norm of each update, in order; updates of equal shape are measured in a batch."""
     same_shape: dict[tuple[torch.Size, torch.Size], list[int]] = defaultdict(list)
     for index, factors in enumerate(updates):
         same_shape[factors.A.shape, factors.B.shape].append(index)
 
     measured: dict[int, UpdateRank] = {}
     for (shape_a, shape_b), indices in same_shape.items():
-        batch = Factors(torch.stack([updates[i].A for i in indices]), torch.stack([updates[i].B for i in indices]))
-        values = singular_values(batch)
+        A, B = zip(*map(updates.__getitem__, indices), strict=True)
+        values = singular_values(Factors(torch.stack(A), torch.stack(B)))
         columns = (
             numerical_rank(values, size=max(shape_a[-1], shape_b[-2])).tolist(),
             effective_rank(values).tolist(),

@@ -1,4 +1,4 @@
-"""What a run folder says about its training: curves, answers, merges and evaluations; no model is loaded."""
+"""Reads the curves, answers and evaluations of a run folder, without loading a model."""
 
 import json
 import re
@@ -15,14 +15,17 @@ Curve = list[tuple[int, float]]
 
 
 def read_curves(run: str | Path) -> dict[str, Curve]:
-    """Every scalar that was logged, by name; of a step that a resumed run repeated, the last value.
+    """Every logged scalar, by name; a step that a resumed run repeated has its last value.
 
     Raises:
         UserError: The folder holds no events.
     """
     events = _events(run)
-    curves = {name: {e.step: float(e.value) for e in events.Scalars(name)} for name in events.Tags()["scalars"]}
-    return {name: sorted(values.items()) for name, values in curves.items()}
+    curves = {}
+    for name in events.Tags()["scalars"]:
+        values = {event.step: float(event.value) for event in events.Scalars(name)}
+        curves[name] = sorted(values.items())
+    return curves
 
 
 def read_answers(run: str | Path) -> dict[str, dict[int, str]]:
@@ -37,19 +40,21 @@ def read_answers(run: str | Path) -> dict[str, dict[int, str]]:
         if not tag.startswith("answers/"):
             continue
         for event in events.Tensors(tag):
+            # The callback writes Markdown: the question in bold, an empty line, the answer.
             question, _, answer = event.tensor_proto.string_val[0].decode().partition("\n\n")
             answers[question.removeprefix("**").removesuffix("**")][event.step] = answer
     return dict(answers)
 
 
 def read_evaluations(run: str | Path) -> list[dict[str, Any]]:
-    """What ``evaluate`` wrote beside the run's adapter, in the order of the files' names."""
+    """The reports of ``evaluate`` beside the adapter of a run, in the order of the file names."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(run, "evaluation").glob("*.json"))]
 
 
 def _events(run: str | Path) -> EventAccumulator:
     if not any(re.match(r"events\.out\.tfevents", path.name) for path in Path(run).glob("*")):
         raise UserError(f"{run} is no run folder: it holds no events; name the trainer.default_root_dir of a run.")
+    # 0 keeps every event; images are not needed, and 1 is the lowest limit.
     events = EventAccumulator(str(run), size_guidance={"scalars": 0, "tensors": 0, "images": 1})
     events.Reload()
     return events

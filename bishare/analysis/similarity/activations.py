@@ -1,13 +1,14 @@
-"""What the updates of a model add to its activations, as factors that every measure of similarity reads (Figure 5).
+"""The outputs of a model's updates on given tokens, as low-rank factors for every measure of similarity.
 
-The output of an update on n tokens x is ``x Aᵀ Bᵀ``; with ``h = x Aᵀ`` it is, transposed, the low-rank product
-``B hᵀ``, so it is compared as an update whose inputs are the tokens.
+Zhou et al., "Bi-Share LoRA", ICML 2025, Figure 5. The output of an update on n tokens x is ``x Aᵀ Bᵀ``. With
+``h = x Aᵀ``, the transposed output is the low-rank product ``B hᵀ``: an update with the tokens as inputs.
 
 Shapes: x [n, in], h [n, r], B [out, r].
 """
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import partial
 
 import torch
@@ -20,28 +21,28 @@ from bishare.models.attach import adapter_of
 
 @torch.no_grad()
 def outputs_of_updates(model: PreTrainedModel, documents: Iterable[Tensor]) -> dict[Slot, Factors]:
-    """Factors ``(hᵀ, B)`` of the outputs of every update, over all tokens of the documents.
+    """Factors hᵀ [r, n] and B [out, r] of the outputs of every update, over the n tokens of all documents.
 
     Args:
-        model: Carries an adapter.
-        documents: Tokens [n] each; they are read one by one.
+        model: A model with an adapter.
+        documents: Tokens of each document [length]; the model reads the documents in turn.
 
     Raises:
-        UserError: The model carries no adapter.
+        UserError: The model has no adapter.
     """
     adapter = adapter_of(model)
     factors = {slot: adapter.factors(slot) for slot in adapter.slots}
-    seen: dict[Slot, list[Tensor]] = defaultdict(list)
+    recorded: dict[Slot, list[Tensor]] = defaultdict(list)
 
-    def see(slot: Slot, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].flatten(0, -2).float()
-        seen[slot].append((x @ factors[slot].A.T).T.cpu())
+    def record(slot: Slot, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0].flatten(0, -2).float()  # [1, length, in] to [length, in]
+        recorded[slot].append((x @ factors[slot].A.T).T.cpu())
 
-    hooks = [model.get_submodule(slot.name).register_forward_pre_hook(partial(see, slot)) for slot in adapter.slots]
-    try:
+    with ExitStack() as hooks:
+        for slot in adapter.slots:
+            hook = model.get_submodule(slot.name).register_forward_pre_hook(partial(record, slot))
+            hooks.callback(hook.remove)
         for document in documents:
+            # The base model ends before the head, whose logits nobody reads.
             model.base_model(input_ids=document[None].to(model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {slot: Factors(torch.cat(seen[slot], dim=1), factors[slot].B.cpu()) for slot in adapter.slots}
+    return {slot: Factors(torch.cat(recorded[slot], dim=1), factors[slot].B.cpu()) for slot in adapter.slots}

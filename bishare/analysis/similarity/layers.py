@@ -1,15 +1,17 @@
-"""The similarity of a whole adapter's updates, within layers and across them, as in Figures 1 and 5 of the paper.
+"""The similarity of an adapter's updates, within layers and across layers.
 
-Zhou et al., "Bi-Share LoRA", ICML 2025, appendix A.2. Within a layer every pair of its updates is compared, across
-layers the updates of one kind and, as ``all``, everything in the layer as one long vector.
+Zhou et al., "Bi-Share LoRA", ICML 2025, appendix A.2, Figures 1 and 5. Within a layer, every pair of updates is
+compared. Across layers, updates of the same kind are compared, and whole layers as ``all``: the concatenation of a
+layer's updates.
 
-Shapes: n layers; every map is [n, n] in float64, not a number where a layer lacks the kind or has it in another shape.
+Shapes: n layers; a map is [n, n] in float64. An entry is not a number if a layer lacks the kind, or the two layers have
+different shapes.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from statistics import fmean
 
 import torch
@@ -26,21 +28,21 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Maps:
-    """What is measured of all pairs of layers."""
+    """The measures of all pairs of layers."""
 
     joint_entropy: Tensor
-    """In nats; the diagonal is the entropy of one alone."""
+    """In nats; the diagonal is the entropy of a single layer."""
     rmi: Tensor
-    """Relative mutual information, which measures scale."""
+    """Relative mutual information; measures scale."""
     cka: Tensor
     """Linear CKA, 0 to 1; for whole layers the mean over kinds."""
     cosine: Tensor
     relative: Tensor
-    """Effective distance over the mean of the two norms: 0 the same, 1.41 unrelated, 2 opposite."""
+    """Effective distance over the mean of the two norms: 0 for equal, 1.41 for unrelated, 2 for opposite."""
     effective: Tensor
     """``|B_i A_i - B_j A_j|``."""
     l2: Tensor
-    """``|B_i - B_j|``: it depends on the basis of the rank space, and says little where the As differ."""
+    """``|B_i - B_j|``: depends on the basis of the rank space, and says little where the As differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,58 +52,66 @@ class Similarity:
     layers: Sequence[int]
     kinds: Sequence[str]
     entropy: Mapping[tuple[int, str], float]
-    """Of each update, by layer and kind, in nats."""
+    """Entropy of each update in nats, by layer and kind."""
     within_rmi: Mapping[int, float]
-    """Mean over all pairs of updates in a layer; not a number where there is no pair."""
+    """Mean over all pairs of updates in a layer; not a number in a layer with a single update."""
     within_cka: Mapping[int, float]
-    """Mean over the pairs that read inputs of one width."""
+    """Mean over the pairs of updates in a layer with inputs of equal width."""
     across: Mapping[str, Maps]
-    """By kind, and for whole layers as ``all``."""
+    """Maps by kind, and of whole layers as ``all``."""
 
 
 def similarity(updates: Mapping[Slot, Factors], *, after_each: Callable[[], None] = lambda: None) -> Similarity:
-    """Compare updates within their layers and across them.
+    """Compare updates within layers and across layers.
 
     Args:
-        updates: By slot; outputs of updates are compared as ``Factors(hᵀ, B)`` with ``h = x Aᵀ`` [tokens, r].
-        after_each: Is called after each kind and each layer, for a progress bar.
+        updates: Updates by slot; for outputs of updates, factors hᵀ [r, tokens] and B, with ``h = x Aᵀ``.
+        after_each: Called after each kind and each layer, for a progress bar.
     """
     layers = sorted({slot.layer for slot in updates})
-    kinds = list(dict.fromkeys(slot.kind for slot in updates))
-    moments: dict[tuple[int, str], Moments] = {}
+    by_kind: dict[str, dict[int, Factors]] = defaultdict(dict)
+    by_layer: dict[int, list[Factors]] = defaultdict(list)
+    for slot, update in updates.items():
+        by_kind[slot.kind][slot.layer] = update
+        by_layer[slot.layer].append(update)
+    in_layer: dict[int, list[Moments]] = defaultdict(list)
+    entropies: dict[tuple[int, str], float] = {}
     across, inner, factor_inner = {}, _empty(layers).fill_(0), _empty(layers).fill_(0)
-    for kind in kinds:
-        places = _Kind(layers, {slot.layer: update for slot, update in updates.items() if slot.kind == kind})
-        moments |= {(layer, kind): of_update for layer, of_update in places.moments.items()}
-        across[kind] = places.maps()
-        inner += places.inner.nan_to_num(0)
-        factor_inner += places.factor_inner.nan_to_num(0)
+    for kind, of_kind in by_kind.items():
+        compared = _Kind(layers, of_kind)
+        for layer, of_update in compared.moments.items():
+            in_layer[layer].append(of_update)
+            entropies[layer, kind] = entropy.entropy(of_update)
+        across[kind] = compared.maps()
+        # Inner products of concatenated vectors are sums; a missing update counts as zeros.
+        inner += compared.inner.nan_to_num(0)
+        factor_inner += compared.factor_inner.nan_to_num(0)
         after_each()
 
-    in_layer = {layer: {kind: moments[layer, kind] for kind in kinds if (layer, kind) in moments} for layer in layers}
-    whole = {layer: union(of_layer.values()) for layer, of_layer in in_layer.items()}
     cka = torch.stack([maps.cka for maps in across.values()]).nanmean(0)
-    within_cka = {}
+    whole, within_rmi, within_cka = {}, {}, {}
     for layer in layers:
-        within_cka[layer] = _mean_cka([update for slot, update in updates.items() if slot.layer == layer])
+        whole[layer] = union(in_layer[layer])
+        within_rmi[layer] = _mean_rmi(in_layer[layer])
+        within_cka[layer] = _mean_cka(by_layer[layer])
         after_each()
     return Similarity(
         layers=layers,
-        kinds=kinds,
-        entropy={place: entropy.entropy(of_update) for place, of_update in moments.items()},
-        within_rmi={layer: _mean_rmi(list(of_layer.values())) for layer, of_layer in in_layer.items()},
+        kinds=list(by_kind),
+        entropy=entropies,
+        within_rmi=within_rmi,
         within_cka=within_cka,
         across={ALL: _maps(layers, whole, inner, factor_inner, cka), **across},
     )
 
 
 def num_steps(updates: Mapping[Slot, Factors]) -> int:
-    """How often :func:`similarity` calls ``after_each``."""
+    """Number of calls of ``after_each`` by :func:`similarity`."""
     return len({slot.layer for slot in updates}) + len({slot.kind for slot in updates})
 
 
 class _Kind:
-    """The comparisons of one kind's updates, placed into maps of all layers."""
+    """The comparisons of the updates of a kind, as maps of all layers."""
 
     def __init__(self, layers: Sequence[int], updates: Mapping[int, Factors]) -> None:
         self.layers = layers
@@ -110,18 +120,16 @@ class _Kind:
         same_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
         for layer, update in updates.items():
             same_shape[update.A.shape[1], update.B.shape[0]].append(layer)
-        for found in same_shape.values():
-            self._place(found, compare([updates[layer] for layer in found]))
+        for layers_of_shape in same_shape.values():
+            self._write(layers_of_shape, compare([updates[layer] for layer in layers_of_shape]))
 
-    def _place(self, found: Sequence[int], geometry: Geometry) -> None:
-        rows = torch.tensor([self.layers.index(layer) for layer in found])
-        for map_, values in (
-            (self.inner, geometry.inner),
-            (self.factor_inner, geometry.factor_inner),
-            (self.cka, geometry.cka),
-        ):
-            map_[rows[:, None], rows] = values
-        self.moments |= dict(zip(found, geometry.moments, strict=True))
+    def _write(self, layers: Sequence[int], geometry: Geometry) -> None:
+        """Write the pairs of layers of the same shape into the maps."""
+        rows = torch.tensor([self.layers.index(layer) for layer in layers])
+        self.inner[rows[:, None], rows] = geometry.inner
+        self.factor_inner[rows[:, None], rows] = geometry.factor_inner
+        self.cka[rows[:, None], rows] = geometry.cka
+        self.moments |= dict(zip(layers, geometry.moments, strict=True))
 
     def maps(self) -> Maps:
         return _maps(self.layers, self.moments, self.inner, self.factor_inner, self.cka)
@@ -131,13 +139,10 @@ def _maps(
     layers: Sequence[int], moments: Mapping[int, Moments], inner: Tensor, factor_inner: Tensor, cka: Tensor
 ) -> Maps:
     joint, rmi = _empty(layers), _empty(layers)
-    for i, first in enumerate(layers):
-        for j, second in enumerate(layers):
-            if first not in moments or second not in moments:
-                continue
-            pair = moments[first], moments[second]
-            joint[i, j] = entropy.joint_entropy(*pair)
-            rmi[i, j] = entropy.relative_mutual_information(*pair)
+    for (i, first), (j, second) in product(enumerate(layers), repeat=2):
+        if first in moments and second in moments:
+            joint[i, j] = entropy.joint_entropy(moments[first], moments[second])
+            rmi[i, j] = entropy.relative_mutual_information(moments[first], moments[second])
     return Maps(
         joint_entropy=joint,
         rmi=rmi,
@@ -154,15 +159,20 @@ def _empty(layers: Sequence[int]) -> Tensor:
 
 
 def _mean_rmi(moments: Sequence[Moments]) -> float:
+    """Mean over all pairs of a layer's updates; not a number without a pair."""
     pairs = [entropy.relative_mutual_information(*pair) for pair in combinations(moments, 2)]
     return fmean(pairs) if pairs else torch.nan
 
 
 def _mean_cka(updates: Sequence[Factors]) -> float:
-    """Over all pairs of one layer's updates that read inputs of one width."""
+    """Mean over all pairs of a layer's updates with inputs of equal width; not a number without a pair."""
     same_width: dict[int, list[Factors]] = defaultdict(list)
     for update in updates:
         same_width[update.A.shape[1]].append(update)
-    maps = [linear_cka(group) for group in same_width.values() if len(group) > 1]
-    pairs = [value for map_ in maps for value in map_[*torch.triu_indices(len(map_), len(map_), 1)].tolist()]
+    pairs: list[float] = []
+    for group in same_width.values():
+        if len(group) > 1:
+            map_ = linear_cka(group)
+            # The map is symmetric, with ones on the diagonal: each pair counts once.
+            pairs += map_[*torch.triu_indices(len(map_), len(map_), 1)].tolist()
     return fmean(pairs) if pairs else torch.nan

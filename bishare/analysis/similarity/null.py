@@ -1,6 +1,6 @@
-"""Unrelated updates of the same spread, for every measure of similarity to be read against.
+"""Random updates of the same spread, the reference value of every measure of similarity.
 
-Shapes: A [r, in], B [out, r], those of the update that is imitated.
+Shapes: A [r, in], B [out, r], as of the imitated update.
 """
 
 import math
@@ -14,9 +14,9 @@ from bishare.analysis.similarity.entropy import moments
 
 
 def random_updates(updates: Mapping[Slot, Factors], *, seed: int = 0) -> dict[Slot, Factors]:
-    """For each update one of independent Gaussian factors, of the same rank and standard deviation of its entries.
+    """For each update, independent Gaussian factors of equal rank and equal standard deviation of the entries.
 
-    They are drawn side by side, each from its own seed, since one generator draws on one core.
+    The factors are drawn in parallel, each pair from a seed of its own: a single generator draws on a single core.
     """
     generators = [torch.Generator().manual_seed(seed + number) for number in range(len(updates))]
     with ThreadPoolExecutor() as threads:
@@ -24,8 +24,9 @@ def random_updates(updates: Mapping[Slot, Factors], *, seed: int = 0) -> dict[Sl
 
 
 def random_update(like: Factors, generator: torch.Generator) -> Factors:
-    """One such update; zeros where the entries of the other are all equal."""
+    """Gaussian factors of the rank and spread of ``like``; zeros if all entries of ``like`` are equal."""
     A = torch.randn(like.A.shape, generator=generator)
     B = torch.randn(like.B.shape, generator=generator)
-    drawn = moments(Factors(A, B), torch.float32)  # its mean is near 0, so nothing cancels in its variance
+    # In fp32: the mean is near 0, so nothing cancels in the variance.
+    drawn = moments(Factors(A, B), torch.float32)
     return Factors(A, B.mul_(math.sqrt(moments(like).variance / drawn.variance)))

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from bishare.adapters.registry import config_modules
 from bishare.lazy import lazy
 from bishare.version import __version__ as __version__
 
@@ -35,14 +36,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ASLoRAConfig": "bishare.adapters.aslora",
     "AdapterPool": "bishare.serving.pool",
-    "BiShareConfig": "bishare.adapters.bishare",
     "BiShareModule": "bishare.training.module",
     "ClassificationModule": "bishare.training.classification",
-    "LoRAConfig": "bishare.adapters.lora",
-    "VBLoRAConfig": "bishare.adapters.vblora",
-    "VeRAConfig": "bishare.adapters.vera",
     "attach": "bishare.models.attach",
     "load_adapter": "bishare.models.attach",
     "merge": "bishare.models.attach",
@@ -51,4 +47,4 @@ _MODULES = {
     "unmerge": "bishare.models.attach",
 }
 
-__getattr__, __dir__ = lazy(globals(), _MODULES)
+__getattr__, __dir__ = lazy(globals(), lambda: _MODULES | config_modules())

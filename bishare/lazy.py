@@ -5,21 +5,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def lazy(package: dict[str, Any], modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy(
+    package: dict[str, Any], modules: Callable[[], Mapping[str, str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package.
 
     Args:
-        package: Its ``globals()``.
-        modules: The module that holds each public name.
+        package: ``globals()`` of the package.
+        modules: Gives the module that holds each public name; called for each name, since names may be added.
     """
 
     def get(name: str) -> Any:
-        if name not in modules:
+        module = modules().get(name)
+        if module is None:
             raise AttributeError(f"module {package['__name__']!r} has no attribute {name!r}")
-        value = package[name] = getattr(importlib.import_module(modules[name]), name)
+        value = package[name] = getattr(importlib.import_module(module), name)
         return value
 
     def names() -> list[str]:
-        return sorted({*package, *modules})
+        return sorted({*package, *modules()})
 
     return get, names

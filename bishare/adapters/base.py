@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jsonargparse import set_parsing_settings
@@ -60,6 +60,11 @@ class AdapterConfig(ABC):
     def mergeable(self) -> bool:
         """Whether layers may come to share a B while training."""
         return False
+
+    @classmethod
+    def variants(cls) -> Mapping[str, Mapping[str, Any]]:
+        """The forms of the method that comparisons show: options by label; by default all options as they are."""
+        return {cls.__name__.removesuffix("Config"): {}}
 
     @abstractmethod
     def build(self, slots: Sequence[Slot]) -> "Adapter":

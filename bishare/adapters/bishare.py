@@ -13,9 +13,10 @@ Shapes: A [r_local + r_intra + r_inter, in], B [out, the same] (gate: r_local + 
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from torch import nn
+from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.factors import Factors, Slot
@@ -91,6 +92,11 @@ class BiShareConfig(AdapterConfig):
             return 2 * rank if self.transform == "kronecker" and self.kernel in ("r_2", "2_r") else rank
 
         return self.r_local + level(self.r_intra) + level(self.r_inter)
+
+    @classmethod
+    @override
+    def variants(cls) -> Mapping[str, Mapping[str, Any]]:
+        return {transform: {"transform": transform} for transform in TRANSFORMS}
 
     def build(self, slots: Sequence[Slot]) -> "BiShare":
         return BiShare(self, slots)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.factors import Slot
-from bishare.adapters.registry import METHODS
+from bishare.adapters.registry import METHODS, config_class
 from bishare.errors import UserError
 from bishare.files import write_bytes, write_text
 
@@ -144,10 +144,11 @@ def _inflate(header: str, path: Path) -> dict[str, Any]:
 def _config(method: str, options: dict[str, Any], path: Path) -> AdapterConfig:
     if method not in METHODS:
         raise UserError(f"{path} is of method {method!r}; this version knows {', '.join(sorted(METHODS))}.")
-    known = {field.name for field in fields(METHODS[method])}
+    config = config_class(method)
+    known = {field.name for field in fields(config)}
     if unknown := sorted(set(options) - known):
         raise UserError(f"{path}: {method} has no option {unknown[0]!r}; upgrade bishare.")
-    return METHODS[method](**options)
+    return config(**options)
 
 
 def check_slots(file: AdapterFile, slots: Sequence[Slot], folder: str | Path) -> None:

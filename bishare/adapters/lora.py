@@ -7,9 +7,10 @@ Shapes: A [r, in], B [out, r].
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
+from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.factors import Factors, Slot
@@ -33,6 +34,11 @@ class LoRAConfig(AdapterConfig):
         super().__post_init__()
         if self.r < 1:
             raise UserError(f"r is {self.r}; LoRA's rank must be at least 1.")
+
+    @classmethod
+    @override
+    def variants(cls) -> Mapping[str, Mapping[str, Any]]:
+        return {"LoRA r=8": {"r": 8}}
 
     def build(self, slots: Sequence[Slot]) -> "LoRA":
         return LoRA(self, slots)

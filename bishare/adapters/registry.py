@@ -1,12 +1,44 @@
-"""The methods by the names that adapter files use; a file never names a class to import."""
+"""The methods by name. A new method is a file beside this one and a line below.
 
-from bishare.adapters.aslora import ASLoRAConfig
-from bishare.adapters.base import AdapterConfig
-from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.vblora import VBLoRAConfig
-from bishare.adapters.vera import VeRAConfig
+A name is what adapter files call their method; such a file never names a class to import. Each class is imported when
+it is asked for, so that ``import bishare`` needs no torch.
+"""
 
-METHODS: dict[str, type[AdapterConfig]] = {
-    config.method: config for config in (LoRAConfig, BiShareConfig, ASLoRAConfig, VeRAConfig, VBLoRAConfig)
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from bishare.adapters.base import AdapterConfig
+
+METHODS = {
+    "lora": "bishare.adapters.lora:LoRAConfig",
+    "bishare": "bishare.adapters.bishare:BiShareConfig",
+    "aslora": "bishare.adapters.aslora:ASLoRAConfig",
+    "vera": "bishare.adapters.vera:VeRAConfig",
+    "vblora": "bishare.adapters.vblora:VBLoRAConfig",
 }
+"""``module:class`` of each method's configuration. The class is public as ``bishare.CLASS``."""
+
+
+def config_class(method: str) -> "type[AdapterConfig]":
+    """The configuration class of a method.
+
+    Raises:
+        KeyError: No method has this name.
+    """
+    module, _, name = METHODS[method].partition(":")
+    return cast("type[AdapterConfig]", getattr(import_module(module), name))
+
+
+def config_classes() -> "dict[str, type[AdapterConfig]]":
+    """The configuration classes of all methods by name, imported."""
+    return {method: config_class(method) for method in METHODS}
+
+
+def config_modules() -> dict[str, str]:
+    """Module of each configuration class, by the name of the class; nothing is imported."""
+    modules: dict[str, str] = {}
+    for path in METHODS.values():
+        module, _, name = path.partition(":")
+        modules[name] = module
+    return modules

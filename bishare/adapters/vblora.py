@@ -10,10 +10,11 @@ Shapes: bank [h, l]; logits of A [r, in / l, h], of B [out / l, r, h]; A [r, in]
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.factors import Factors, Slot
@@ -55,6 +56,11 @@ class VBLoRAConfig(AdapterConfig):
             raise UserError(f"vector_length is {self.vector_length}; it must be at least 1.")
         if self.top_k > self.num_vectors:
             raise UserError(f"top_k is {self.top_k}, but the bank has only num_vectors {self.num_vectors}.")
+
+    @classmethod
+    @override
+    def variants(cls) -> Mapping[str, Mapping[str, Any]]:
+        return {"VB-LoRA": {}}
 
     def build(self, slots: Sequence[Slot]) -> "VBLoRA":
         return VBLoRA(self, slots)

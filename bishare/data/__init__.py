@@ -21,4 +21,4 @@ _MODULES = {
     "StreamedData": "bishare.data.streamed",
 }
 
-__getattr__, __dir__ = lazy(globals(), _MODULES)
+__getattr__, __dir__ = lazy(globals(), lambda: _MODULES)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
+from bishare.adapters.registry import config_classes
 from bishare.data.encoding import encode_prompts
 from bishare.distributed.partitions import full_shape, whole_parameters
 from bishare.errors import UserError
@@ -28,6 +29,8 @@ from bishare.training.loss import TokenLoss, perplexity, token_loss
 from bishare.training.optimization import adamw, parameter_groups, total_steps_of, warmup_and_decay
 from bishare.training.resume import ExactResume
 from bishare.training.update_guard import STEPS, UpdateGuard
+
+config_classes()  # a checkpoint written from Python holds one of them: torch.load accepts classes that are imported
 
 Batch = dict[str, Any]
 PREFIX = f"model.{NAME}."

@@ -16,7 +16,7 @@ from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import read_adapter, save_adapter
 from bishare.adapters.factors import Slot
 from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.registry import METHODS
+from bishare.adapters.registry import METHODS, config_class
 from bishare.errors import UserError
 from bishare.models.attach import adapter_of, attach, load_adapter
 from tests.randomised import randomise
@@ -62,10 +62,10 @@ def assert_refused(tiny_model: ModelFactory, folder: Path, match: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_known_by_the_name_in_its_files(method: str, tiny_model: ModelFactory, tmp_path: Path) -> None:
-    save_adapter(attach(tiny_model("llama"), METHODS[method]()), tmp_path)
+    save_adapter(attach(tiny_model("llama"), config_class(method)()), tmp_path)
 
     assert json.loads((tmp_path / CONFIG).read_text())["method"] == method
-    assert type(read_adapter(tmp_path).config) is METHODS[method]
+    assert type(read_adapter(tmp_path).config) is config_class(method)
 
 
 def test_the_folder_says_what_the_adapter_is(tiny_model: ModelFactory, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.factors import Slot
 from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.registry import METHODS
+from bishare.adapters.registry import config_class
 from bishare.models.attach import find_slots
 from tests.places import SHARED
 from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count, vblora_count, vera_count
@@ -65,7 +65,7 @@ def name_of(row: tuple[str, str, dict[str, Any], int]) -> str:
 
 def config_of(method: str, options: dict[str, Any]) -> AdapterConfig:
     if method in ("lora", "vera", "vblora"):
-        return METHODS[method](**options)
+        return config_class(method)(**options)
     r_local, r_intra, r_inter = options["ranks"]
     fit = {key: value for key, value in options.items() if key != "ranks"}
     return BiShareConfig(transform=method, r_local=r_local, r_intra=r_intra, r_inter=r_inter, **fit)

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from bishare.adapters.base import Adapter
-from bishare.adapters.registry import METHODS
+from bishare.adapters.registry import config_class
 from bishare.data.encoding import Example
 from bishare.data.examples import Examples, Pack
 from bishare.data.step_sampler import StepLoader, StepSampler
@@ -204,7 +204,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     dtype, strategy = run.get("dtype", "float32"), run["strategy"]
     module = BiShareModule(
         run["base"],
-        METHODS[run["method"]](**run["options"]),
+        config_class(run["method"])(**run["options"]),
         base_dtype=dtype,
         learning_rate=run.get("rate", 1e-3),
         warmup_steps=run.get("warmup", 2),

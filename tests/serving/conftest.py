@@ -9,14 +9,15 @@ from transformers import PreTrainedModel
 
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.checkpoint import save_adapter
-from bishare.adapters.registry import METHODS
+from bishare.adapters.registry import config_classes
 from bishare.models.attach import attach, remove
 from tests.randomised import randomise
 
 
 def every_config() -> dict[str, AdapterConfig]:
     """One configuration of each method and form, among them different ranks, targets, layers and owners."""
-    bishare, lora, aslora = METHODS["bishare"], METHODS["lora"], METHODS["aslora"]
+    methods = config_classes()
+    bishare, lora, aslora = methods["bishare"], methods["lora"], methods["aslora"]
     sizes = {"r_local": 1, "r_intra": 2, "r_inter": 3}
     return {
         "lora": lora(r=2),
@@ -33,7 +34,7 @@ def every_config() -> dict[str, AdapterConfig]:
         "aslora": aslora(r=3),
         "aslora, merged": aslora(r=3),
         "aslora, merged otherwise": aslora(r=3),
-        **{name: config() for name, config in METHODS.items() if name not in ("bishare", "lora", "aslora")},
+        **{name: config() for name, config in methods.items() if name not in ("bishare", "lora", "aslora")},
     }
 
 

@@ -11,15 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import Adapter, AdapterConfig
-from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.checkpoint import read_adapter, save_adapter
 from bishare.adapters.counts import num_bytes, num_lora_values
 from bishare.adapters.factors import Slot
-from bishare.adapters.lora import LoRAConfig
-from bishare.adapters.vblora import VBLoRAConfig
-from bishare.adapters.vera import VeRAConfig
+from bishare.adapters.registry import config_classes
 from bishare.commands.capacity.process_memory import free_bytes, resident_bytes, return_freed_memory
 from bishare.commands.config.settings import Settings
 from bishare.errors import UserError
@@ -133,16 +129,10 @@ def measure(settings: Settings, *, budget: int) -> Report:
 
 def compared(config: AdapterConfig) -> dict[str, AdapterConfig]:
     """The configured adapter, and every method with its default ranks, on the same weights; nothing is merged."""
-    on: dict[str, Any] = {"targets": config.targets, "layers": config.layers}
-    methods: dict[str, AdapterConfig] = {
-        "LoRA r=8": LoRAConfig(r=8, **on),
-        "slice": BiShareConfig(transform="slice", **on),
-        "gate": BiShareConfig(transform="gate", **on),
-        "kronecker": BiShareConfig(transform="kronecker", **on),
-        "ASLoRA": ASLoRAConfig(r=8, **on),
-        "VeRA": VeRAConfig(**on),
-        "VB-LoRA": VBLoRAConfig(**on),
-    }
+    methods: dict[str, AdapterConfig] = {}
+    for kind in config_classes().values():
+        for label, options in kind.variants().items():
+            methods[label] = kind(targets=config.targets, layers=config.layers, **options)
     known = [{**asdict(other), "dropout": 0, "method": other.method} for other in methods.values()]
     if {**asdict(config), "dropout": 0, "method": config.method} not in known:
         methods = {"configured": config, **methods}

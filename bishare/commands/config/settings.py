@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from bishare.adapters.base import AdapterConfig
+from bishare.adapters.registry import config_classes
 from bishare.commands.config.messages import explain
 from bishare.commands.config.trees import load, names_part, overlay
 from bishare.errors import UserError
@@ -113,6 +114,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--config", action="config", help="A configuration file, as for fit; several are merged.")
     parser.add_argument("--json", action="store_true", help="Print JSON instead of tables.")
     parser.add_argument("--architecture", type=str | None, help="config.json of the base, if it is not found.")
+    config_classes()  # jsonargparse knows the short names of classes that are imported
     parser.add_class_arguments(ModelSettings, "model", sub_configs=True, instantiate=True)
     for name in (*SECTIONS, "seed_everything", "ckpt_path", "weights_only"):
         parser.add_argument(f"--{name}", type=Any, help="As for fit.")

@@ -42,6 +42,7 @@ COMMANDS = {
         "bishare.commands.plan.command:run",
         only_shapes=True,
     ),
+    "configs": Command("list the shipped configurations, or copy one", "bishare.commands.configs:run"),
 }
 
 KEPT_KERNELS = "64"
@@ -70,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)
     try:
         callback_names.install()
+        from bishare.commands.config.shipped_files import with_shipped  # with yaml, which help does not need
+
+        rest = with_shipped(name, rest)
         gc.disable()  # importing thousands of modules sets off collections that free nothing and take a second
         if arguments is None and COMMANDS[name].only_shapes:  # this process ends with the command
             lean = importlib.import_module("bishare.commands.lean_imports")

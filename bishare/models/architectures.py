@@ -15,6 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.errors import UserError
 from bishare.models.targets import find_slots
+from bishare.shipped import shipped_folder
 
 
 def find_architecture(
@@ -44,8 +45,7 @@ def find_architecture(
 
         return load_base_config(base, revision=revision, trust_remote_code=trust_remote_code)
     name = base.replace("/", "--") + ".json"
-    shipped = Path(__file__).resolve().parents[2] / "configs"
-    for folder in (*(file.parent for file in files), shipped):
+    for folder in (*(file.parent for file in files), shipped_folder("configs")):
         if (folder / "base" / name).is_file():
             return _read_architecture(folder / "base" / name, trust_remote_code=trust_remote_code)
     cached = try_to_load_from_cache(base, "config.json", revision=revision) if base.count("/") < 2 else None

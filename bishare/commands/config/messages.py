@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from bishare.commands.config.trees import names_part
+from bishare.commands.config.trees import entries, files_of, load_or_none
 
 
 def explain(message: str, arguments: Sequence[str], known_keys: Collection[str]) -> str:
@@ -28,7 +28,7 @@ def explain(message: str, arguments: Sequence[str], known_keys: Collection[str])
         arguments: The command line after the command's name.
         known_keys: Every key that the command knows, dotted.
     """
-    files = [file for name in _config_arguments(arguments) for file in _with_parts(Path(name))]
+    files = [file for name in _config_arguments(arguments) for file in files_of(Path(name))]
     if re.search(r"Problems parsing config|Invalid content in sub-config|while (parsing|scanning)", message):
         for file in files:
             if problem := _yaml_problem(file):
@@ -154,7 +154,7 @@ def _misspelt(missing: Sequence[str], files: Sequence[Path], known_keys: Collect
     """The line for an unknown key in the place of a missing one: jsonargparse tells of the missing key first."""
     for file in files:
         for parent, _, leaf in (key.rpartition(".") for key in missing):
-            group = _load(file)
+            group = load_or_none(file)
             for name in filter(None, parent.split(".")):
                 group = group.get(name) if isinstance(group, dict) else None
             prefix = f"{parent}." if parent else ""
@@ -198,39 +198,13 @@ def _config_arguments(arguments: Sequence[str]) -> Iterator[str]:
             yield argument.removeprefix("--config=")
 
 
-def _with_parts(file: Path) -> Iterator[Path]:
-    """A configuration file and, after it, the files that it names."""
-    if not file.is_file():
-        return
-    yield file
-    for key, value in _entries(_load(file)):
-        if names_part(value, key):
-            yield from _with_parts(file.parent / value)
-
-
 def _where(key: str, arguments: Sequence[str], files: Sequence[Path]) -> str:
     """The file that sets this key; nothing if the command line does, or nobody."""
     if any(re.match(rf"--(.*\.)?{re.escape(key)}(=|\+?$)", argument) for argument in arguments):
         return ""
-    return next((str(file) for file in reversed(files) if any(key == name for name, _ in _entries(_load(file)))), "")
-
-
-def _entries(node: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a tree of mappings and lists, with its value."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield str(key), value
-            yield from _entries(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _entries(value)
-
-
-def _load(file: Path) -> Any:
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
+    return next(
+        (str(file) for file in reversed(files) if any(key == name for name, _ in entries(load_or_none(file)))), ""
+    )
 
 
 def _yaml_problem(file: Path) -> str:

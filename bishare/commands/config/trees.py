@@ -1,6 +1,6 @@
 """Configurations as plain trees: the files that they name are read, and one tree is laid over another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,35 @@ def _with_parts(node: Any, folder: Path, key: str = "") -> Any:
     if isinstance(node, list):
         return [_with_parts(value, folder) for value in node]
     return node
+
+
+def files_of(file: Path) -> Iterator[Path]:
+    """A configuration file, then the parts that it names, each with its own; missing files are left out."""
+    if not file.is_file():
+        return
+    yield file
+    for key, value in entries(load_or_none(file)):
+        if names_part(value, key):
+            yield from files_of(file.parent / value)
+
+
+def entries(node: Any) -> Iterator[tuple[str, Any]]:
+    """Every key of a tree of mappings and lists, with its value."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield str(key), value
+            yield from entries(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from entries(value)
+
+
+def load_or_none(file: Path) -> Any:
+    """The content of a file; None if it cannot be read or is no YAML."""
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

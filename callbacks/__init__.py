@@ -1,6 +1,6 @@
-"""What happens around a training: each callback picks the moment and logs; the mathematics is in ``bishare``.
+"""Callbacks of a training: a callback picks the moment and logs; the mathematics is in ``bishare``.
 
-They are loaded once, as ``bishare.callbacks``, which is what their relative imports are for.
+The modules import each other relatively: every class is loaded once, as a part of ``bishare.callbacks``.
 """
 
 from bishare.callback_names import install

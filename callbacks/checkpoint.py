@@ -1,4 +1,4 @@
-"""Keeps the adapter folder as new as the newest Lightning checkpoint."""
+"""Writes the adapter folder of a run with every Lightning checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,23 +16,25 @@ from .run import adapter_folder, adapter_of, base_of, head_of
 class AdapterCheckpoint(Callback):
     """Writes the adapter to ``<run folder>/adapter`` with every checkpoint and at the end of training.
 
-    The folder always holds one whole adapter: it is replaced by renaming, just before the checkpoint of the same
-    step is written. After a crash between the two the adapter is one checkpoint newer, never older or broken.
+    The folder always holds a whole adapter: a new folder replaces the old by renaming, just before Lightning writes
+    the checkpoint of the same step. A crash between the two leaves the adapter newer than the checkpoint by a single
+    save, never older or broken.
     """
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """No barrier here: ``Trainer.save_checkpoint`` has one after the checkpoint itself."""
+        """Save without a barrier: ``Trainer.save_checkpoint`` has a barrier after the checkpoint itself."""
         self._save(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Not ``on_fit_end``: by then the strategy has taken the model off its devices."""
+        """Save here: at ``on_fit_end`` the strategy has already moved the model off the devices."""
         self._save(trainer, pl_module)
         trainer.strategy.barrier("AdapterCheckpoint")
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         adapter = adapter_of(pl_module)
+        # On every rank: gathering partitioned parameters is a collective.
         values = _whole(adapter.live_parameters())
         head = _whole(head_of(pl_module))
         if trainer.is_global_zero:
@@ -40,5 +42,5 @@ class AdapterCheckpoint(Callback):
 
 
 def _whole(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The parameters' values; called on every rank, because each may hold a piece."""
+    """Whole values of parameters, by name, in fp32."""
     return dict(zip(parameters, full_fp32(list(parameters.values())), strict=True))

@@ -1,13 +1,16 @@
-"""Merges layers that grow alike while they train: ASLoRA's adaptive merging, for every method with mergeable groups.
+"""Merges similar layers during training: ASLoRA's adaptive merging, for every method with mergeable groups.
 
-Hu et al., 2024 (arXiv:2412.10135), section 3: shared training until ``start``, then one merge per group at every
-event, then final optimisation. Which pair merges is decided in ``bishare.adapters.merging``.
+Hu et al., 2024 (arXiv:2412.10135), section 3: shared training until ``start``, then a merge per group at every event,
+then final optimisation. ``bishare.adapters.merging`` chooses the pair to merge.
+
+Shapes: L layers in a group, distances [L, L], B of a layer [out, r].
 """
 
 import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from typing import Any
 
 import rich
@@ -32,21 +35,22 @@ from .run import adapter_of, run_folder, tensorboards
 
 @dataclass(kw_only=True, eq=False)
 class AdaptiveMerging(MergeOptions, Callback):
-    """Lets the layers of each mergeable group come to share their Bs, one merge per group and event.
+    """Merges the B matrices of each mergeable group, a pair of layers per group and event.
 
-    A merge is a re-tie: the lower layer from then on uses the upper layer's current B ("upper" is nearer the output),
-    with every layer that already used the lower's. No value and no optimizer state is written. Works on ASLoRA and on
-    Bi-Share with ``merging: true``. The options are those of ``MergeOptions``.
+    A merge ties weights anew: the lower layer from then on uses the current B of the upper layer ("upper" is nearer
+    the output), and so does every layer that used the lower layer's B. No value and no optimizer state is written.
+    Works on ASLoRA, and on Bi-Share with ``merging: true``. The options are described in ``MergeOptions``.
 
     Logs:
-        ``merge`` (text) and ``merges.jsonl`` in the run folder: every merge with its distance and the next best.
-        ``merge/groups/<group>``: Bs left.
-        ``merge/distance/<group>``, ``merge/next_distance/<group>``: of the pair merged and of the next best.
-        ``merge/mean_distance/<group>``: mean over all pairs of Bs before the merge.
+        ``merge`` (text) and ``merges.jsonl`` in the run folder: every merge with the distances of the pair and of
+            the next best pair.
+        ``merge/groups/<group>``: B matrices left.
+        ``merge/distance/<group>``, ``merge/next_distance/<group>``: distance of the merged pair and of the next best.
+        ``merge/mean_distance/<group>``: mean over all pairs of B matrices before the merge.
         ``merge/live``, ``merge/fraction_of_lora``: live parameters, and as a fraction of a LoRA of rank
             ``lora_rank``.
-        ``merge/map``, ``merge/tree`` (images): who uses whose B, and the order of merges; after validation, at the
-            end of an epoch and of training, if there was a merge.
+        ``merge/map``, ``merge/tree`` (images): the layer whose B each layer uses, and the order of merges. Drawn after
+            validation, at the end of an epoch and of training, if there was a merge.
         ``merges`` (progress bar): number of merges so far.
 
     Raises:
@@ -64,7 +68,7 @@ class AdaptiveMerging(MergeOptions, Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Owner map and means are buffers of the adapter, and all that decides; this is what is reported."""
+        """The records alone: everything that decides, owner maps and running means, lies in buffers of the adapter."""
         return {"last_step": self._last_step, "records": [asdict(record) for record in self._records]}
 
     @override
@@ -76,7 +80,7 @@ class AdaptiveMerging(MergeOptions, Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses what can't be merged before anything is loaded."""
+        """Refuse an adapter without mergeable groups, before the base model is loaded."""
         config = getattr(pl_module, "adapter_config", None)
         if stage == "fit" and config is not None and not config.mergeable:
             raise nothing_to_merge(config.method)
@@ -84,7 +88,7 @@ class AdaptiveMerging(MergeOptions, Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         adapter = adapter_of(pl_module)
-        adapter.refresh()
+        adapter.refresh()  # after a resume, the owner maps have been loaded
         # From shapes alone, so that a resumed run plans the same merges.
         self._events = self.events_of(adapter)
         self._last_step = trainer.global_step
@@ -102,11 +106,11 @@ class AdaptiveMerging(MergeOptions, Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self._last_step:
-            return  # one of the other micro-batches of a step
+            return  # a further micro-batch of the same optimizer step
         self._last_step = step = trainer.global_step
         adapter = adapter_of(pl_module)
         if self.score == "mean":
-            self._observe(trainer, adapter)
+            self._observe(adapter)
         due = {name: group for name, group in adapter.mergeable_groups().items() if step in self._events[name]}
         if due:
             self._merge(trainer, adapter, due)
@@ -129,31 +133,34 @@ class AdaptiveMerging(MergeOptions, Callback):
 
     def _warn_of_late_merges(self, trainer: Trainer) -> None:
         end = trainer.estimated_stepping_batches
-        late = [step for steps in self._events.values() for step in steps if step > end]
+        steps = list(chain(*self._events.values()))
+        late = [step for step in steps if step > end]
         if late:
             rank_zero_warn(
                 f"AdaptiveMerging: the run ends at optimizer step {int(end):,}, before {len(late)} of its "
-                f"{sum(len(steps) for steps in self._events.values())} merges (the last at step {max(late):,})."
+                f"{len(steps)} merges (the last at step {max(late):,})."
             )
 
-    def _observe(self, trainer: Trainer, adapter: Adapter) -> None:
-        """Take the values after this step into all running means, gathered in one go."""
-        groups = list(adapter.mergeable_groups().values())
+    def _observe(self, adapter: Adapter) -> None:
+        """Add the values after this step to all running means."""
+        groups = adapter.mergeable_groups().values()
         sources = [group.sources() for group in groups]
-        values = iter(full_fp32([p for of_group in sources for p in of_group]))
+        # Gathered together: under DeepSpeed every call is a collective.
+        values = iter(full_fp32(list(chain(*sources))))
         for group, of_group in zip(groups, sources, strict=True):
-            group.observe([next(values) for _ in of_group])
+            group.observe(list(islice(values, len(of_group))))
 
     @torch.no_grad()
     def _merge(self, trainer: Trainer, adapter: Adapter, due: Mapping[str, MergeableGroup]) -> None:
         scalars: dict[str, float] = {}
         for name, group in due.items():
-            d = self._distances(trainer, group)
+            d = self._distances(group)
             live = group.live
+            # A random order depends on the number of the merge alone, so that a resumed run makes the same merges.
             seed = f"{self.seed} {name} {group.num_merges}"
             rows: list[list[float]] = d.tolist()
             merge = choose(rows, group.owners, candidates=self.candidates, order=self.order, seed=seed)
-            if merge is None:
+            if merge is None:  # a single B is left
                 continue
             mean_distance = d[live][:, live].sum().item() / (len(live) * (len(live) - 1))
             group.tie(merge.lower, merge.upper)
@@ -178,8 +185,8 @@ class AdaptiveMerging(MergeOptions, Callback):
             logger.log_metrics(scalars, step=self._last_step)
         self._log_counts(trainer, adapter)
 
-    def _distances(self, trainer: Trainer, group: MergeableGroup) -> Tensor:
-        """Distances of all members; those of tied layers mean something only for the running means."""
+    def _distances(self, group: MergeableGroup) -> Tensor:
+        """Distances of all layers [L, L]; a merged layer has a meaningful distance only between running means."""
         A = full_fp32([group.shared_a()])[0] if self.metric == "effective" else None
         if self.score == "mean":
             return distances(group.mean, self.metric, A)
@@ -188,7 +195,12 @@ class AdaptiveMerging(MergeOptions, Callback):
         return distances(current, self.metric, A)
 
     def _check_agreement(self, trainer: Trainer, groups: Mapping[str, MergeableGroup]) -> None:
-        """Stop every rank if their owner maps differ: they would train different models under one name."""
+        """Stop every rank if the owner maps differ: the ranks would train different models.
+
+        Raises:
+            RuntimeError: The owner maps differ.
+        """
+        # A hash is compared rather than the maps: all_gather takes tensors of equal shape.
         owners = json.dumps({name: group.owners for name, group in groups.items()}).encode()
         mine = torch.tensor(zlib.crc32(owners), dtype=torch.int64, device=trainer.strategy.root_device)
         hashes = trainer.strategy.all_gather(mine).flatten().tolist()
@@ -219,18 +231,19 @@ class AdaptiveMerging(MergeOptions, Callback):
             logger.log_metrics(metrics, step=trainer.global_step)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Pictures take longer than a merge, so they wait for a pause of the training."""
+        """Draw the merges so far; called in pauses of the training, since a picture takes longer than a merge."""
         if len(self._records) == self._num_drawn or not trainer.is_global_zero:
             return
         self._num_drawn = len(self._records)
         adapter = adapter_of(pl_module)
         groups = adapter.mergeable_groups()
-        ties = {name: [Tie(r.step, r.layer, r.uses) for r in self._records if r.group == name] for name in groups}
+        layers = {name: group.layers for name, group in groups.items()}
+        ties: dict[str, list[Tie]] = {name: [] for name in groups}
+        for record in self._records:
+            ties[record.group].append(Tie(record.step, record.layer, record.uses))
         when = f"step {trainer.global_step:,}"
         for tensorboard in tensorboards(trainer):
-            tensorboard.add_figure(
-                "merge/map", sharing_map(owners_of(adapter), title=f"whose B, {when}"), trainer.global_step
-            )
-            layers = {name: group.layers for name, group in groups.items()}
+            owners = sharing_map(owners_of(adapter), title=f"whose B, {when}")
+            tensorboard.add_figure("merge/map", owners, trainer.global_step)
             tree = merge_tree(layers, ties, title=f"merge tree, {when}")
             tensorboard.add_figure("merge/tree", tree, trainer.global_step)

@@ -1,4 +1,4 @@
-"""Shows how many values are trained, at the start and whenever a merge changes it."""
+"""Shows the number of trainable values, at the start and after every merge."""
 
 from typing import Any
 
@@ -17,18 +17,19 @@ from .run import adapter_of, head_of, model_of
 class ParameterCount(Callback):
     """Prints live and dead trainable parameters by part, beside LoRA of rank 8 on the same weights.
 
-    The table appears when training starts. A line follows after every optimizer step that changed the number of live
-    parameters, which only a merge does, and the table again at the end of a run that had any.
+    The table appears when training starts. After every optimizer step with a merge, a line has the new numbers. The
+    table appears again at the end of a run with merges.
 
     Logs:
-        ``params/live``: values that some weight's update reads.
-        ``params/dead``: values that none reads any more.
-        ``params/fraction_of_lora``: live values over those of LoRA with rank 8 on the same weights.
+        ``params/live``: values read by some weight's update.
+        ``params/dead``: values of merged layers, read by no update any more.
+        ``params/fraction_of_lora``: live values over the values of LoRA with rank 8 on the same weights.
     """
 
     def __init__(self) -> None:
-        self._tabled: int | None = None  # live values in the table printed last
-        self._shown: int | None = None  # live values printed last, in a table or a line
+        # Numbers of live values: in the table printed last, in the table or line printed last, and logged last.
+        self._tabled: int | None = None
+        self._shown: int | None = None
         self._logged: int | None = None
         self._last_step = 0
 
@@ -39,7 +40,7 @@ class ParameterCount(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs here because a resumed run knows its step, and under DeepSpeed its merges, only now."""
+        """Log here: only now a resumed run knows its step, and under DeepSpeed its merges."""
         self._last_step = trainer.global_step
         self._table(pl_module)
         self._log(trainer, pl_module)
@@ -48,7 +49,7 @@ class ParameterCount(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._last_step:
+        if trainer.global_step == self._last_step:  # a further micro-batch of the same optimizer step
             return
         self._last_step = trainer.global_step
         self._line(pl_module)
@@ -102,12 +103,21 @@ def parameter_table(report: ParameterReport) -> Table:
     table.add_column("live", justify="right")
     if report.num_dead:
         table.add_column("dead", justify="right")
-    rows = [(part, live, report.dead[part]) for part, live in report.live.items()]
-    for part, live, dead in rows:
-        table.add_row(part, f"{live:,}", *([f"{dead:,}"] if report.num_dead else []), end_section=part == rows[-1][0])
-    table.add_row("all", f"{report.num_live:,}", *([f"{report.num_dead:,}"] if report.num_dead else []), style="bold")
+    parts = list(report.live)
+    for part in parts:
+        numbers = _numbers(report, report.live[part], report.dead[part])
+        table.add_row(part, *numbers, end_section=part == parts[-1])
+    table.add_row("all", *_numbers(report, report.num_live, report.num_dead), style="bold")
     table.add_row(f"of LoRA r={LORA_RANK} ({report.lora:,})", f"{report.fraction_of_lora:.1%}")
     table.add_row(f"of the base ({report.base:,})", f"{report.fraction_of_base:.2%}")
     if report.head:
         table.add_row("head, trained in full, apart from these", f"{report.head:,}")
     return table
+
+
+def _numbers(report: ParameterReport, live: int, dead: int) -> list[str]:
+    """The cells of a row: the column of dead values exists only after a merge."""
+    numbers = [f"{live:,}"]
+    if report.num_dead:
+        numbers.append(f"{dead:,}")
+    return numbers

@@ -17,12 +17,12 @@ from .run import run_folder, shown
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes what ``predict_step`` returns to ``<run folder>/predictions.jsonl``, one object per line.
+    """Writes the results of ``predict_step`` to ``<run folder>/predictions.jsonl``, an object per line.
 
-    An existing file is never touched: the next one is ``predictions-1.jsonl``, and so on. Every rank writes its
-    answers as they come to a part beside it (``predictions.jsonl.rank0``), so that a crash loses none; at the end
-    rank zero puts the parts together, in the order of the data set and without the repeats that fill up the last
-    round of a distributed run. The ranks must see one file system.
+    An existing file is never touched: the next file is ``predictions-1.jsonl``, and so on. During the run, every rank
+    appends its answers to a part file (``predictions.jsonl.rank0``), so that a crash loses no answer. At the end, rank
+    zero joins the parts in the order of the data set. A distributed run repeats examples to fill up the last round;
+    the joined file has every example once. All ranks need the same file system.
     """
 
     def __init__(self) -> None:
@@ -51,12 +51,12 @@ class PredictionWriter(BasePredictionWriter):
     ) -> None:
         assert self._part is not None
         if not batch_indices:  # a loader without a sampler: rank r reads every world_size-th example, from r on
-            first = self._num_seen
-            batch_indices = [(first + i) * trainer.world_size + trainer.global_rank for i in range(len(prediction))]
+            numbers = range(self._num_seen, self._num_seen + len(prediction))
+            batch_indices = [number * trainer.world_size + trainer.global_rank for number in numbers]
         for index, answer in zip(batch_indices, prediction, strict=True):
             line = json.dumps({"place": [dataloader_idx, index], "answer": answer}, ensure_ascii=False)
             self._part.write(line + "\n")
-        self._part.flush()
+        self._part.flush()  # a crash after this batch loses nothing
         self._num_seen += len(prediction)
 
     @override
@@ -67,13 +67,14 @@ class PredictionWriter(BasePredictionWriter):
         trainer.strategy.barrier("PredictionWriter")
         if trainer.is_global_zero:
             join(self._path, trainer.world_size)
-            if trainer.progress_bar_callback is not None:  # end its live display, so that the line stands below it
+            # The progress bar's live display must end first, or it would be drawn over the line.
+            if trainer.progress_bar_callback is not None:
                 trainer.progress_bar_callback.teardown(trainer, pl_module, stage="predict")
             rich.get_console().print(f"Answers: {shown(self._path)}")
 
 
 def free_path(path: Path) -> Path:
-    """The first of ``name.jsonl``, ``name-1.jsonl``, ... that neither a file nor a crashed run's parts occupy."""
+    """The first of ``name.jsonl``, ``name-1.jsonl``, ... with neither a file nor parts of a crashed run."""
     for number in count():
         candidate = path.with_stem(f"{path.stem}-{number}") if number else path
         if not candidate.exists() and not part_path(candidate, 0).exists():
@@ -82,11 +83,12 @@ def free_path(path: Path) -> Path:
 
 
 def part_path(path: Path, rank: int) -> Path:
+    """The file that a rank writes during the run."""
     return path.with_name(f"{path.name}.rank{rank}")
 
 
 def join(path: Path, num_parts: int) -> None:
-    """Merge the parts into ``path``: sorted by place, each place once; the parts are deleted when it stands."""
+    """Join the parts in the order of the data set, each example once, and delete the parts when ``path`` is written."""
     answers: dict[tuple[int, int], Any] = {}
     for rank in range(num_parts):
         for row in rows(part_path(path, rank)):
@@ -99,6 +101,7 @@ def join(path: Path, num_parts: int) -> None:
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, read line by line."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             yield json.loads(line)

@@ -1,4 +1,4 @@
-"""Watches the rank of every update while it is learned."""
+"""Measures the rank of every update during training."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -18,9 +18,12 @@ from .run import adapter_of, tensorboards
 
 
 class Measure(NamedTuple):
+    """A measure of an update, and its drawing options."""
+
     title: str
     of: Callable[[UpdateRank], float]
-    digits: int  # decimals in the heat map
+    digits: int
+    """Decimals in the heat map."""
 
 
 MEASURES = {
@@ -31,16 +34,17 @@ MEASURES = {
 
 
 class RankMonitor(Callback):
-    """Measures the updates every few optimizer steps and when training ends: ranks and norm, by level, kind and layer.
+    """Measures ranks and norm of the updates every few optimizer steps and at the end, by level, kind and layer.
 
-    Works on the factors (see ``bishare.analysis.ranks``), on rank zero. ``<level>`` is ``local``, ``intra`` or
+    Rank zero measures, from the factors alone (``bishare.analysis.ranks``). ``<level>`` is ``local``, ``intra`` or
     ``inter``, or ``whole`` for the sum of all levels of a weight.
 
     Args:
         every_n_steps: Optimizer steps between two measurements.
 
     Logs:
-        ``numerical_rank/<level>/<kind>``: mean over layers of the singular values that fp32 tells from zero.
+        ``numerical_rank/<level>/<kind>``: mean over layers of the number of singular values distinguishable from zero
+            in fp32.
         ``effective_rank/<level>/<kind>``: mean over layers of the exponential of the spectrum's entropy.
         ``update_norm/<level>/<kind>``: mean over layers of the Frobenius norm.
         ``numerical_rank``, ``effective_rank``, ``update_norm`` (images): the values by layer and kind.
@@ -68,41 +72,46 @@ class RankMonitor(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step - self._last_step >= self.every_n_steps:
-            self._watch(trainer, pl_module)
+            self._measure(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step > self._last_step:
-            self._watch(trainer, pl_module)
+            self._measure(trainer, pl_module)
 
-    def _watch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
         if not trainer.is_global_zero:
             return
         adapter = adapter_of(pl_module)
         ranks = measure_levels(adapter)
-        means = {
-            f"{name}/{level}/{kind}": mean
-            for name, what in MEASURES.items()
-            for level, slots in ranks.items()
-            for kind, mean in mean_by_kind(slots, what).items()
-        }
+        means = {}
+        for name, measure in MEASURES.items():
+            for level, slots in ranks.items():
+                for kind, mean in mean_by_kind(slots, measure).items():
+                    means[f"{name}/{level}/{kind}"] = mean
         for logger in trainer.loggers:
             logger.log_metrics(means, step=trainer.global_step)
         kinds = list(dict.fromkeys(slot.kind for slot in adapter.slots))
+        # Drawing takes longer than measuring: only for a logger that shows images.
         for tensorboard in tensorboards(trainer):
-            for name, (title, of, digits) in MEASURES.items():
-                panels = {
-                    level: {(slot.layer, slot.kind): of(rank) for slot, rank in slots.items()}
-                    for level, slots in ranks.items()
-                }
-                title = f"{title}, step {trainer.global_step:,}"
-                tensorboard.add_figure(name, heat_map(panels, title=title, kinds=kinds, digits=digits), self._last_step)
+            for name, measure in MEASURES.items():
+                title = f"{measure.title}, step {trainer.global_step:,}"
+                figure = heat_map(_panels(ranks, measure), title=title, kinds=kinds, digits=measure.digits)
+                tensorboard.add_figure(name, figure, self._last_step)
 
 
-def mean_by_kind(slots: dict[Slot, UpdateRank], what: Measure) -> dict[str, float]:
+def _panels(ranks: dict[str, dict[Slot, UpdateRank]], measure: Measure) -> dict[str, dict[tuple[int, str], float]]:
+    """Values of a measure by level, and by layer and kind."""
+    panels = {}
+    for level, slots in ranks.items():
+        panels[level] = {(slot.layer, slot.kind): measure.of(rank) for slot, rank in slots.items()}
+    return panels
+
+
+def mean_by_kind(slots: dict[Slot, UpdateRank], measure: Measure) -> dict[str, float]:
     """Mean over layers, by kind."""
     values: dict[str, list[float]] = defaultdict(list)
     for slot, rank in slots.items():
-        values[slot.kind].append(what.of(rank))
+        values[slot.kind].append(measure.of(rank))
     return {kind: fmean(of_kind) for kind, of_kind in values.items()}

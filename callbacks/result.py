@@ -1,4 +1,4 @@
-"""Writes what came of a run to one small file, for comparisons."""
+"""Writes the results of a run to a small file, for comparisons."""
 
 import json
 import time
@@ -21,9 +21,10 @@ FILE = "result.json"
 class ResultFile(Callback):
     """Writes ``result.json`` into the run folder when training ends.
 
-    It holds the last ``metrics``; ``parameters``, the live ones, and ``head``, those trained in full beside them;
-    ``steps``; ``seconds`` of training without start-up and validation; ``peak_gib``, as ``Throughput`` logs it; and
-    ``sharing``, by group of weights and layer, the layer whose B it uses.
+    The file has the fields ``metrics``, the last value of each; ``parameters``, the number of live parameters of the
+    adapter; ``head``, the number of parameters of a fully trained head; ``steps``, of the optimizer; ``seconds`` of
+    training, without start-up and validation; ``peak_gib``, the memory as logged by ``Throughput``; and ``sharing``,
+    by group of weights and layer, the layer whose B is used.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the callbacks read from a running training: the adapter, the base's name, the run folder, TensorBoard."""
+"""Accessors for the callbacks of a running training: adapter, base model, run folder, TensorBoard."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ def adapter_of(pl_module: LightningModule) -> Adapter:
     """The module's adapter.
 
     Raises:
-        UserError: The module has none.
+        UserError: The module has no adapter.
     """
     adapter = getattr(pl_module, "adapter", None)
     if not isinstance(adapter, Adapter):
@@ -29,36 +29,37 @@ def adapter_of(pl_module: LightningModule) -> Adapter:
 
 
 def model_of(pl_module: LightningModule) -> nn.Module:
-    """The model that carries the adapter: the module's ``model``, or the module itself."""
+    """The model with the adapter: the module's ``model``, or the module itself."""
     model = getattr(pl_module, "model", None)
     return model if isinstance(model, nn.Module) else pl_module
 
 
 def head_of(pl_module: LightningModule) -> Mapping[str, nn.Parameter]:
-    """What the module trains in full beside the adapter, by name in the model: a classification head."""
+    """Parameters trained in full beside the adapter, by name in the model: a classification head."""
     return pl_module.head() if isinstance(pl_module, BiShareModule) else {}
 
 
 def base_of(pl_module: LightningModule) -> str:
-    """Name of the base model as the user gave it, empty when the module does not tell."""
+    """Name of the base model as given by the user; empty if the module has no name."""
     return str(getattr(pl_module, "base", "") or pl_module.hparams.get("base", ""))
 
 
 def run_folder(trainer: Trainer) -> Path:
+    """The folder of the run."""
     return Path(trainer.default_root_dir)
 
 
 def adapter_folder(trainer: Trainer) -> Path:
-    """Where a run keeps its adapter."""
+    """The folder of a run's adapter."""
     return run_folder(trainer) / "adapter"
 
 
 def tensorboards(trainer: Trainer) -> list[Any]:
-    """TensorBoard's SummaryWriter of every such logger; on other ranks than zero they do nothing."""
+    """The SummaryWriter of every TensorBoard logger; writers do nothing except on rank zero."""
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
 def shown(path: Path) -> str:
-    """A path as a person reads it: relative to the current folder when it lies below."""
+    """A path for people: relative to the current folder if the path lies below, else absolute."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -19,20 +19,20 @@ from .run import tensorboards
 
 
 class SampleAnswers(Callback):
-    """Prints the model's answers to a few questions when training starts and when it ends.
+    """Prints the model's answers to a few questions at the start and at the end of training.
 
-    Answers are decoded greedily from the data module's own prompt. Training does not notice: modes and random
-    states are put back, and no gradient is touched.
+    Answers are decoded greedily from the data module's own prompt. Training is not affected: modes and random states
+    are restored, and no gradient is touched.
 
     Args:
-        questions: What to ask.
+        questions: The questions, as instructions.
         max_new_tokens: Longest answer, in tokens.
 
     Logs:
         ``answers/<i>``: question and answer as text.
 
     Raises:
-        UserError: Nothing to ask, or a data module that cannot build a prompt.
+        UserError: There are no questions, ``max_new_tokens`` is below 1, or the data module cannot build a prompt.
     """
 
     def __init__(self, questions: list[str], max_new_tokens: int = 64) -> None:
@@ -47,6 +47,7 @@ class SampleAnswers(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        # Before the base model is loaded, which may take minutes.
         if not hasattr(trainer.datamodule, "render_prompt"):  # type: ignore[attr-defined]  # set in Trainer.fit
             raise UserError(
                 "SampleAnswers asks in the words of the data module's render_prompt(), and this data has none; "
@@ -64,7 +65,7 @@ class SampleAnswers(Callback):
         self._ask(trainer, pl_module)
 
     def _ask(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Every rank generates, as ZeRO-3 gathers the weights together; rank zero shows."""
+        """Generate on every rank, since gathering weights under ZeRO-3 is a collective; print on rank zero."""
         prompts = [trainer.datamodule.render_prompt(question) for question in self.questions]  # type: ignore[attr-defined]
         with undisturbed(pl_module), trainer.precision_plugin.forward_context():
             answers = pl_module.generate(prompts, max_new_tokens=self.max_new_tokens)  # type: ignore[operator]
@@ -73,8 +74,9 @@ class SampleAnswers(Callback):
     @rank_zero_only
     def _show(self, trainer: Trainer, answers: list[str]) -> None:
         step = trainer.global_step
+        when = f"at step {step:,}" if step else "before training"
         console = rich.get_console()
-        console.print(f"[bold]Answers {f'at step {step:,}' if step else 'before training'}[/bold]")
+        console.print(f"[bold]Answers {when}[/bold]")
         for question, answer in zip(self.questions, answers, strict=True):
             console.print(Padding(f"[cyan]{escape(question)}[/cyan]", (0, 0, 0, 2), expand=False))
             console.print(Padding(escape(answer.strip()) or "[dim](nothing)[/dim]", (0, 0, 0, 4), expand=False))
@@ -85,7 +87,8 @@ class SampleAnswers(Callback):
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Evaluate a module amid its training: no gradients; random states and every submodule's mode are put back."""
+    """Evaluate a module during training, without gradients; restore random states and the mode of every submodule."""
+    # By submodule: a module in training may have parts in evaluation mode.
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

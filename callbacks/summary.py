@@ -1,4 +1,4 @@
-"""Says what a run is about when it starts, and what came of it and where it lies when it ends."""
+"""Prints model, method and data of a run at the start, and losses, time and folders at the end."""
 
 import shlex
 import shutil
@@ -21,13 +21,13 @@ from .checkpoint import AdapterCheckpoint
 from .run import adapter_folder, adapter_of, base_of, model_of, shown, tensorboards
 
 VAL_LOSS = "val/loss"
-"""The metric compared before and after."""
+"""Metric compared before and after training."""
 
 
 class RunSummary(Callback):
     """Prints model, method, data and strategy at the start; at the end losses before and after, time and folders.
 
-    The loss before training is that of Lightning's sanity check, if it runs over all of the validation set
+    Lightning's sanity check measures the loss before training if the check runs over the whole validation set
     (``num_sanity_val_steps: -1``). A resumed run keeps the loss from before its first step.
 
     Logs:
@@ -37,7 +37,7 @@ class RunSummary(Callback):
     def __init__(self) -> None:
         self._before: float | None = None
         self._after: tuple[int, float] | None = None  # optimizer step, loss
-        self._scores: dict[str, float] = {}  # of a classifier
+        self._scores: dict[str, float] = {}  # empty for a language model
         self._started: float | None = None  # seconds, monotonic
 
     @override
@@ -57,8 +57,9 @@ class RunSummary(Callback):
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         whole = trainer.num_sanity_val_batches == trainer.num_val_batches
+        # Lightning repeats the check when a run resumes at the end of an epoch.
         if trainer.global_step > 0 or not whole or VAL_LOSS not in trainer.callback_metrics:
-            return  # Lightning checks again when it resumes at the end of an epoch
+            return
         self._before = float(trainer.callback_metrics[VAL_LOSS])
         for tensorboard in tensorboards(trainer):
             tensorboard.add_scalar(VAL_LOSS, self._before, 0)
@@ -71,7 +72,8 @@ class RunSummary(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.progress_bar_callback is not None:  # end its live display, so that the summary stands below it
+        # The progress bar's live display must end first, or it would be drawn over the summary.
+        if trainer.progress_bar_callback is not None:
             trainer.progress_bar_callback.teardown(trainer, pl_module, stage="fit")
         show_lines(self._end_lines(trainer))
 
@@ -92,7 +94,7 @@ class RunSummary(Callback):
 
 @rank_zero_only
 def show_lines(lines: dict[str, str]) -> None:
-    """One line each, left to the terminal to wrap: a command must stay copyable."""
+    """Print a line each, wrapped by the terminal alone: a command must stay copyable."""
     console = rich.get_console()
     console.print()
     for name, text in lines.items():
@@ -101,12 +103,14 @@ def show_lines(lines: dict[str, str]) -> None:
 
 
 def start_lines(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
-    """Model, method, data and strategy, one line each."""
+    """Model, method, data and strategy, a line each."""
     adapter, model = adapter_of(pl_module), model_of(pl_module)
-    base = base_of(pl_module)
-    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
+    dtypes = set()
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            dtypes.add(str(parameter.dtype).removeprefix("torch."))
     return {
-        "model": f"{base or type(model).__name__}, {', '.join(sorted(dtypes)) or 'trained whole'}",
+        "model": f"{base_of(pl_module) or type(model).__name__}, {', '.join(sorted(dtypes)) or 'trained whole'}",
         "method": describe(adapter),
         "data": describe_data(trainer),
         "strategy": f"{trainer.world_size} x {trainer.strategy.root_device.type}, {type(trainer.strategy).__name__}, "
@@ -115,21 +119,27 @@ def start_lines(trainer: Trainer, pl_module: LightningModule) -> dict[str, str]:
 
 
 def describe(adapter: Adapter) -> str:
-    """The method with its own options, and what it adapts."""
+    """The method with its own options, and the adapted weights."""
     common = {field.name for field in fields(AdapterConfig)}
-    own = [f"{f.name} {getattr(adapter.config, f.name)}" for f in fields(adapter.config) if f.name not in common]
+    own = []
+    for field in fields(adapter.config):
+        if field.name not in common:
+            own.append(f"{field.name} {getattr(adapter.config, field.name)}")
     kinds = ", ".join(dict.fromkeys(slot.kind for slot in adapter.slots))
     num_layers = len({slot.layer for slot in adapter.slots})
     return f"{adapter.config.method} ({', '.join(own)}) on {kinds} of {num_layers} layers"
 
 
 def describe_data(trainer: Trainer) -> str:
-    """The data module, how much makes an optimizer step, and how many there are."""
+    """The data module, the size of an optimizer step, and the number of steps."""
     data = trainer.datamodule  # type: ignore[attr-defined]  # set in Trainer.fit
-    words = [type(data).__name__ if data is not None else "a plain loader"]
+    # A user's own data module need not have our attributes.
+    words = ["a plain loader" if data is None else type(data).__name__]
     if hasattr(data, "batch_size"):
         parts = trainer.accumulate_grad_batches
-        words.append(f"{data.batch_size} examples per step" + (f" in {parts} micro-batches" if parts > 1 else ""))
+        words.append(f"{data.batch_size} examples per step")
+        if parts > 1:
+            words[-1] += f" in {parts} micro-batches"
     if hasattr(data, "steps_per_epoch"):
         words.append(f"{counted(data.steps_per_epoch, 'step')} per epoch")
     if trainer.max_steps != -1:
@@ -140,11 +150,13 @@ def describe_data(trainer: Trainer) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """The number and the noun, in the plural except for 1."""
+    ending = "" if number == 1 else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def loss_line(before: float | None, after: tuple[int, float] | None, last_step: int) -> str:
-    """Both losses and their difference; says which was not measured, and why."""
+    """Both losses and their difference, or the reason why a loss was not measured."""
     if after is None:
         return "the loss was not measured (no validation ran; see val_check_interval)"
     step, loss = after
@@ -155,21 +167,32 @@ def loss_line(before: float | None, after: tuple[int, float] | None, last_step: 
 
 
 def scores(trainer: Trainer) -> dict[str, float]:
-    """What a classifier is judged by, as logged last; nothing of a language model."""
-    found = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    if "val/score" not in found:
+    """The last validation metrics of a classifier; empty for a language model."""
+    found = {}
+    for name, value in trainer.callback_metrics.items():
+        if name.startswith("val/"):
+            found[name.removeprefix("val/")] = float(value)
+    if "score" not in found:  # only classifiers log val/score, the mean of the task's metrics
         return {}
-    return {name.removeprefix("val/"): value for name, value in found.items() if name not in (VAL_LOSS, "val/score")}
+    del found["score"]
+    found.pop(VAL_LOSS.removeprefix("val/"), None)
+    return found
 
 
 def duration(seconds: float) -> str:
+    """Time in the two largest units."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    if hours:
+        return f"{hours} h {minutes} min"
+    if minutes:
+        return f"{minutes} min {seconds} s"
+    return f"{seconds} s"
 
 
 def tensorboard_command(folder: Path) -> str:
-    """The command that opens these logs, with this Python's TensorBoard where the shell would not find it."""
+    """The command that opens the logs, with the path of this Python's TensorBoard if the shell would not find it."""
+    # A virtual environment that is not activated is not on the PATH.
     beside = Path(sys.executable).with_name("tensorboard")
     found = shutil.which("tensorboard")
     here = beside.exists() and (found is None or not Path(found).samefile(beside))
@@ -177,5 +200,5 @@ def tensorboard_command(folder: Path) -> str:
 
 
 def shown_program(path: Path) -> str:
-    """Like ``shown``, but without following links: a virtual environment's programs stay in it."""
+    """Like ``shown``, but without following links: a program of a virtual environment keeps its path there."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -26,7 +26,7 @@ CLASSIFICATION = "ClassificationData"
 
 
 class ModelSettings:
-    """The arguments of ``BiShareModule``, which inherits from Lightning; only some of them are used here."""
+    """The arguments of ``BiShareModule``, for readers without Lightning. A test holds both signatures equal."""
 
     def __init__(
         self,

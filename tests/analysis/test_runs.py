@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ from torch.utils.tensorboard import SummaryWriter
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.checkpoint import read_whole_adapter, save_adapter
 from bishare.adapters.merging import owners_of
-from bishare.analysis.merge_log import read_merges
 from bishare.analysis.runs import read_answers, read_curves, read_evaluations
 from bishare.errors import UserError
 from bishare.models.attach import attach
@@ -37,26 +35,8 @@ def test_a_folder_without_events_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_a_run_did_not_do_is_empty(tmp_path: Path) -> None:
-    assert read_merges(tmp_path) == []
+
     assert read_evaluations(tmp_path) == []
-
-
-def test_merges_are_read_in_order(tmp_path: Path) -> None:
-    record = {
-        "step": 25,
-        "group": "local.q",
-        "layer": 1,
-        "uses": 2,
-        "distance": 0.5,
-        "next_distance": None,
-        "groups_left": 2,
-        "live_parameters": 10,
-        "fraction_of_lora": 0.1,
-    }
-    (tmp_path / "merges.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record | {"step": 30}) + "\n")
-    merges = read_merges(tmp_path)
-    assert [merge.step for merge in merges] == [25, 30]
-    assert merges[0].next_distance is None
 
 
 def test_an_adapter_is_whole_without_its_base(tmp_path: Path, tiny_model) -> None:

@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from bishare.data.rows import Row
+from tests.data.given import Given
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n"
@@ -58,3 +59,11 @@ def tokenizer_with_start() -> PreTrainedTokenizerFast:
 def rows() -> list[Row]:
     """Sixty rows of clearly different lengths."""
     return [Row(f"Count to {n}.", "", " ".join(map(str, range(1, 2 + n % 23)))) for n in range(60)]
+
+
+@pytest.fixture
+def make(tokenizer, rows):
+    def make(given=rows, **options):
+        return Given(given, tokenizer=tokenizer, **{"batch_size": 8, "tokens_per_micro_batch": 256, **options})
+
+    return make

@@ -7,32 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from bishare.adapters.factors import Factors, Slot
+from bishare.adapters.factors import Factors
 from bishare.analysis.similarity.layers import ALL, num_steps, similarity
-from bishare.analysis.similarity.null import random_updates
+from tests.analysis.similarity.updates import LAYERS, SHAPES, matrices, slot, updates
 from tests.reference import similarity_reference as reference
-
-SHAPES = {"q": (12, 12), "k": (12, 8), "down": (20, 12)}  # in, out
-LAYERS = (0, 2, 5)
-
-
-def slot(layer: int, kind: str, n_in: int, n_out: int) -> Slot:
-    return Slot(name=f"{layer}.{kind}", layer=layer, kind=kind, in_features=n_in, out_features=n_out)
-
-
-def updates() -> dict[Slot, Factors]:
-    torch.manual_seed(0)
-    return {
-        slot(layer, kind, n_in, n_out): Factors(
-            torch.randn(3, n_in, dtype=torch.float64), torch.randn(n_out, 3, dtype=torch.float64) * 10.0**-layer
-        )
-        for layer in LAYERS
-        for kind, (n_in, n_out) in SHAPES.items()
-    }
-
-
-def matrices(found: dict[Slot, Factors]) -> dict[tuple[int, str], np.ndarray]:
-    return {(slot.layer, slot.kind): (update.B @ update.A).numpy() for slot, update in found.items()}
 
 
 def test_the_maps_of_a_kind_compare_its_layers() -> None:
@@ -94,28 +72,3 @@ def test_a_progress_bar_hears_of_every_kind_and_layer() -> None:
     steps: list[None] = []
     similarity(updates(), after_each=lambda: steps.append(None))
     assert len(steps) == num_steps(updates()) == 6
-
-
-def test_random_updates_have_the_same_spread_and_nothing_else_in_common() -> None:
-    found = updates()
-    null = random_updates(found)
-    for slot_, update in found.items():
-        drawn = null[slot_]
-        assert (drawn.B @ drawn.A).std().item() == pytest.approx((update.B @ update.A).std().item(), rel=1e-4)
-        assert drawn.rank == update.rank
-    mine, random = similarity(found), similarity(null)
-    torch.testing.assert_close(random.across[ALL].rmi, mine.across[ALL].rmi, atol=0.02, rtol=0)
-    assert mine.across["q"].cosine[0, 0].item() == pytest.approx(1.0)
-    assert abs(random.across[ALL].cosine[0, 1].item()) < 0.3
-
-
-def test_random_updates_of_nearly_equal_entries_are_nearly_zero() -> None:
-    constant = {slot(0, "q", 50, 40): Factors(torch.full((3, 50), 0.1), torch.full((40, 3), 0.7))}
-    (drawn,) = random_updates(constant).values()
-    assert (drawn.B @ drawn.A).abs().max() < 1e-6
-
-
-def test_random_updates_of_zeros_are_zeros() -> None:
-    zero = {slot(0, "q", 4, 4): Factors(torch.randn(2, 4), torch.zeros(4, 2))}
-    (drawn,) = random_updates(zero).values()
-    assert not drawn.B.any()

@@ -11,9 +11,8 @@ from transformers import PreTrainedModel
 
 import bishare.ops.causal_attention
 from bishare.adapters.bishare import BiShareConfig
-from bishare.adapters.lora import LoRAConfig
-from bishare.models.attach import attach, merge_and_remove, remove
-from bishare.models.packed_attention import NAME, use_packed_attention
+from bishare.models.attach import attach
+from bishare.models.packed_attention import NAME
 from bishare.ops.causal_attention import blocks_of, causal_attention, is_faster
 from tests.reference.attention_reference import attention
 
@@ -164,39 +163,3 @@ def test_an_attached_model_trains_as_without_it(
     assert len(calls) == (0 if padded else 3)  # layers
     assert torch.equal(*losses)
     assert relative(gradients[0], gradients[1].double()) < (1e-12 if padded else 2e-2)
-
-
-@pytest.mark.parametrize("leave", [remove, merge_and_remove])
-def test_leaving_gives_the_base_its_attention_back(
-    leave: Callable[[PreTrainedModel], None], tiny_model: Callable[..., PreTrainedModel]
-) -> None:
-    for before in ("sdpa", "eager", NAME):
-        model = tiny_model("llama")
-        model.set_attn_implementation(before)
-        attach(model, LoRAConfig(r=2))
-        assert model.config._attn_implementation == (NAME if before == "sdpa" else before)
-        leave(model)
-        assert model.config._attn_implementation == before
-
-
-def test_models_that_are_not_causal_keep_their_attention(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    model = tiny_model("bert")
-    attach(model, LoRAConfig(r=2, targets=["q", "v"]))
-    assert model.config._attn_implementation == "sdpa"
-    use_packed_attention(model)
-    assert model.config._attn_implementation == "sdpa"
-
-
-def test_models_that_choose_keys_by_an_index_keep_their_attention(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    model = tiny_model("llama")
-    model.config.index_topk = 4
-    attach(model, LoRAConfig(r=2))
-    assert model.config._attn_implementation == "sdpa"
-
-
-def test_attention_that_was_changed_after_attaching_stays(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    model = tiny_model("llama")
-    attach(model, LoRAConfig(r=2))
-    model.set_attn_implementation("eager")
-    remove(model)
-    assert model.config._attn_implementation == "eager"

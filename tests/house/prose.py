@@ -108,9 +108,13 @@ def is_nested(node: ast.AST) -> bool:
 
 
 def tests_of(text: str) -> list[ast.FunctionDef]:
-    """Tests of a file: functions outside any class, since ``test_step`` in a module is a hook of Lightning."""
-    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
-    return [function for function in functions if function.name.startswith("test_")]
+    """Tests of a file: functions of the file and of its ``Test`` classes, since elsewhere ``test_step`` is a hook."""
+    body = ast.parse(text).body
+    nodes: list[ast.stmt] = list(body)
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name.startswith("Test"):
+            nodes += node.body
+    return [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
 
 
 def test_name_length(name: str) -> int:

@@ -1,10 +1,11 @@
-"""ASLoRA: one A for all layers, a B for each, and layers whose Bs grow alike end up with one.
+"""ASLoRA: an A shared by all layers and a B per layer; layers with similar Bs merge and share a B.
 
 Hu et al., 2024 (arXiv:2412.10135), eq. 2:  h_i = W_i x + (alpha / r) B_i A x
 
-Merging happens while training (``callbacks.AdaptiveMerging``); with none, this is ShareLoRA with a shared A.
+Merging happens while training (``callbacks.AdaptiveMerging``). Without merging the method is ShareLoRA with a
+shared A.
 
-Shapes: A [r, in], one per kind of weight or one in all; B_i [out, r].
+Shapes: A [r, in], per kind of weight or for all kinds; B_i [out, r].
 """
 
 import math
@@ -33,7 +34,7 @@ class ASLoRAConfig(AdapterConfig):
     r: int = 8
     """Rank (published: 8 on GLUE, 64 on LLaMA-2-7B)."""
     a_scope: Literal["per_kind", "global"] = "per_kind"
-    """``per_kind``: one A for each kind of weight; ``global``: one for all, where they are equally wide."""
+    """``per_kind``: an A for each kind of weight; ``global``: a single A, where all inputs are equally wide."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,7 +50,7 @@ class ASLoRAConfig(AdapterConfig):
 
 
 class ASLoRA(Adapter):
-    """The parameters of ASLoRA, and one mergeable group per kind."""
+    """The parameters of ASLoRA, and a mergeable group per kind."""
 
     is_stored: ClassVar[bool] = True
     config: ASLoRAConfig
@@ -58,28 +59,30 @@ class ASLoRA(Adapter):
         super().__init__(config, slots)
         self.scale = config.scale_for(config.r)
         kinds = by_kind(slots)
-        widths = {kind: of_kind[0].in_features for kind, of_kind in kinds.items()}
+        widths = {kind: members[0].in_features for kind, members in kinds.items()}
         if config.a_scope == "global":
+            # A single A has a single width.
             if len(set(widths.values())) > 1:
                 shown = ", ".join(f"{kind} {width}" for kind, width in widths.items())
                 raise UserError(f"a_scope is global, but the inputs differ in width ({shown}); use a_scope: per_kind.")
             widths = {SHARED: slots[0].in_features}
         self.local = Store(config.r, widths, {slot.key: slot.out_features for slot in slots})
-        for kind, of_kind in kinds.items():
+        for kind, members in kinds.items():
             self.add_group(
                 MergeableGroup(
                     f"local.{kind}",
-                    layers=[slot.layer for slot in of_kind],
-                    names=[slot.key for slot in of_kind],
+                    layers=[slot.layer for slot in members],
+                    names=[slot.key for slot in members],
                     B=self.local.B,
                     A=self.local.A,
-                    a=self._a(of_kind[0]),
-                    shape=(of_kind[0].out_features, config.r),
+                    a=self._a(members[0]),
+                    shape=(members[0].out_features, config.r),
                 )
             )
         self.reset_parameters()
 
     def _a(self, slot: Slot) -> str:
+        """Name of the A read by a weight."""
         return SHARED if self.config.a_scope == "global" else kind_name(slot)
 
     def _stored(self, slot: Slot) -> Factors:
@@ -94,7 +97,8 @@ class ASLoRA(Adapter):
         return Blocks([Block(A)], [Block(B)], self.scale)
 
     def reset_parameters(self) -> None:
-        """A Gaussian of variance 1 / (3 in), as large as every other method's uniform A; B zero; no layer tied."""
+        """Draw A from a Gaussian, set B to zero and untie all layers."""
+        # Variance 1 / (3 in), as in the uniform A of the remaining methods.
         for A in self.local.A.values():
             nn.init.kaiming_normal_(A, a=math.sqrt(5))
         for B in self.local.B.values():

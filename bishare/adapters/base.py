@@ -1,9 +1,11 @@
-"""The contract of every adapter: it assembles a low-rank pair (A, B) for each weight that it adapts.
+"""The contract of every adapter: a low-rank pair (A, B) for each adapted weight, assembled from stored parameters.
 
-    y = x Wᵀ + (x Aᵀ) Bᵀ        A [r, in], B [out, r], the scale already inside B
+    y = x Wᵀ + (x Aᵀ) Bᵀ        the scale already inside B
 
-Forward, merging, export, counts and analyses are each written once, on ``(A, B)``. A method is a class that says
-which parameters it stores and how it assembles the pair from them.
+Forward, merging, export, counts and analyses are each written once, on ``(A, B)``. A method is a class with its stored
+parameters and the assembly of the pair.
+
+Shapes: x [..., in], W [out, in], A [r, in], B [out, r].
 """
 
 import math
@@ -24,7 +26,7 @@ from bishare.ops.assembly import Block, Blocks
 
 @dataclass(kw_only=True)
 class AdapterConfig(ABC):
-    """What all methods have in common: which weights, the scale of the update, and dropout."""
+    """Options of all methods: the weights to adapt, the scale of the update, and dropout."""
 
     method: ClassVar[str]
 
@@ -45,7 +47,7 @@ class AdapterConfig(ABC):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # A checkpoint written from Python holds the configuration itself; torch.load may then read it.
+        # A checkpoint written from Python holds the configuration itself; torch.load reads only listed classes.
         torch.serialization.add_safe_globals([cls])
 
     def __post_init__(self) -> None:
@@ -58,7 +60,7 @@ class AdapterConfig(ABC):
 
     @property
     def mergeable(self) -> bool:
-        """Whether layers may come to share a B while training."""
+        """Whether layers may merge, so that they share a B, while training."""
         return False
 
     @classmethod
@@ -68,22 +70,24 @@ class AdapterConfig(ABC):
 
     @abstractmethod
     def build(self, slots: Sequence[Slot]) -> "Adapter":
-        """The method's adapter for these slots, its parameters on the current default device, initialised."""
+        """Build the method's adapter for these slots, with initialised parameters on the current default device."""
 
     def scale_for(self, rank: int) -> float:
         """The factor of an update whose assembled A has ``rank`` rows."""
         if self.scaling == "fixed":
             return self.scale
-        return self.alpha / (rank if self.scaling == "alpha/r" else math.sqrt(rank))
+        if self.scaling == "alpha/r":
+            return self.alpha / rank
+        return self.alpha / math.sqrt(rank)
 
 
-# Lets a YAML name a method by its config class. It must stand where the class is defined, so that checkpoints
-# load from Python too; attribute docstrings are the help of the command line.
+# Lets a YAML name a method by its config class. The call stands where the class is defined, so that checkpoints load
+# from Python too. Attribute docstrings are the help of the command line.
 set_parsing_settings(subclasses_enabled=[AdapterConfig], docstring_parse_attribute_docstrings=True)
 
 
 class Adapter(nn.Module, ABC):
-    """The parameters of one method for one base model, and how to assemble each slot's factors from them.
+    """The parameters of a method for a base model, and the assembly of each slot's factors.
 
     Args:
         config: The method's options.
@@ -93,8 +97,8 @@ class Adapter(nn.Module, ABC):
     starts_as_noop: ClassVar[bool] = True
     """Whether a fresh adapter leaves every output of the base model bitwise unchanged."""
     is_stored: ClassVar[bool] = False
-    """Whether the matrices in its blocks are parameters. Those that are made anew would all exist at once if the
-    factors of all layers were assembled together."""
+    """Whether the matrices in the blocks are parameters. The factors of all layers are then assembled together;
+    matrices computed for each block would all exist at once."""
 
     def __init__(self, config: AdapterConfig, slots: Sequence[Slot]) -> None:
         super().__init__()
@@ -102,36 +106,36 @@ class Adapter(nn.Module, ABC):
         self.slots = tuple(slots)
         self.merged = False
         self.originals: dict[str, Tensor] = {}  # [out, in] by slot key, while merged
-        self.thawed: list[str] = []  # names of the base's parameters that were trainable before injection
-        self.attention: str | None = None  # the base's attention before injection, where that changed it
+        self.trainable_before: list[str] = []  # names of the base's trainable parameters before injection
+        self.attention: str | None = None  # the base's attention before injection, where injection changed it
         self.mergeable = nn.ModuleDict()
         if len({slot.key for slot in slots}) != len(slots):
             raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")
 
     @abstractmethod
     def parts(self, slot: Slot) -> Mapping[str, Factors]:
-        """The slot's update as a sum of levels (``local``, ``intra``, ``inter``), the scale inside each B.
+        """The slot's update as a sum of levels (``local``, ``intra``, ``inter``), with the scale inside each B.
 
         Returns:
             Factors by level, in a fixed order; A ``[r_level, in]``, B ``[out, r_level]``.
         """
 
     def factors(self, slot: Slot) -> Factors:
-        """The slot's whole update: its levels stacked along the rank."""
+        """The slot's whole update: all levels stacked along the rank."""
         return stack(list(self.parts(slot).values()))
 
     def blocks(self, slot: Slot) -> Blocks:
-        """The same update in stored pieces, from which the forward pass assembles it in one go.
+        """The same update as stored blocks, assembled by the forward pass in a single autograd node.
 
-        A method overrides this where its factors are stored matrices, windows of them or Kronecker products.
+        A method overrides this where factors are stored matrices, windows of stored matrices or Kronecker products.
         """
         parts = self.parts(slot).values()
         return Blocks([Block(part.A) for part in parts], [Block(part.B) for part in parts], 1.0)
 
     def scaled(self, slot: Slot) -> Scaled | None:
-        """The same update as vectors around a frozen pair, where the method has one that all its adapters share.
+        """The same update as vectors around a frozen pair, where all adapters of the method share the pair, else None.
 
-        A batch of many adapters multiplies by such a pair once, however high its rank is.
+        A batch of many adapters multiplies by the shared pair once, whatever the rank.
         """
         return None
 
@@ -141,25 +145,25 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def groups(self) -> Mapping[str, list[nn.Parameter]]:
-        """Every trainable parameter, under a fixed name such as ``local.A`` or ``intra.kernel``.
+        """Every trainable parameter, under a fixed name, e.g. ``local.A`` or ``intra.kernel``.
 
-        The part after the dot is the role (``A``, ``B``, ``kernel``, ``gate``, ...), which the optimizer's
-        learning-rate factors refer to.
+        The part after the dot is the role (``A``, ``B``, ``kernel``, ``gate``, ...), the key of the optimizer's
+        learning-rate factors.
         """
 
     # --- merging -----------------------------------------------------------------------------------------------
 
     def add_group(self, group: MergeableGroup) -> None:
-        """Register a group whose Bs may become one."""
+        """Register a group whose layers may merge."""
         self.mergeable[group.name.replace(".", "-")] = group
 
     def mergeable_groups(self) -> dict[str, MergeableGroup]:
-        """The groups whose Bs may become one, by name, in a fixed order; empty for most methods."""
+        """The groups whose layers may merge, by name, in a fixed order; empty for most methods."""
         groups = [group for group in self.mergeable.values() if isinstance(group, MergeableGroup)]
         return {group.name: group for group in groups}
 
     def b_name(self, group: str, name: str) -> str:
-        """Name of the B that ``name`` uses in this group: its own, or its owner's; its own if there is no group."""
+        """Name of the B used by ``name`` in this group: the owner's B, or ``name`` itself without a group."""
         key = group.replace(".", "-")
         if key not in self.mergeable:
             return name
@@ -168,7 +172,7 @@ class Adapter(nn.Module, ABC):
         return found.uses(name)
 
     def refresh(self) -> None:
-        """Read again what mirrors a buffer, after values were written past ``load_state_dict``."""
+        """Update attributes that mirror buffers, after buffers were written without ``load_state_dict``."""
         for group in self.mergeable_groups().values():
             group.refresh()
 
@@ -176,29 +180,36 @@ class Adapter(nn.Module, ABC):
 
     def dead_parameters(self) -> list[nn.Parameter]:
         """The parameters that no slot's factors read any more, in a fixed order."""
-        return [p for group in self.mergeable_groups().values() for p in group.dead_parameters()]
+        dead: list[nn.Parameter] = []
+        for group in self.mergeable_groups().values():
+            dead += group.dead_parameters()
+        return dead
 
     def zero_of_dead(self) -> Tensor | float:
-        """A zero to add to the loss, which gives every dead parameter a gradient of zeros.
+        """Zero, to be added to the loss, so that every dead parameter has a gradient of zeros.
 
-        Without a gradient DDP waits for it and ZeRO keeps the last one (and counts it in the global norm). It is a
-        sum over no elements, so the values themselves, which momentum still moves, can't reach the loss.
+        Without a gradient DDP waits for the parameter, and ZeRO keeps the last gradient and counts the old values in
+        the global norm. The sum is over no elements: momentum still moves the dead values, but no value reaches the
+        loss.
         """
         return sum(p[:0].sum() for p in self.dead_parameters())
 
     def live_parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters that some slot's factors read, by name; the others are dead."""
+        """The trainable parameters that some slot's factors read, by name; all remaining parameters are dead."""
         dead = {id(p) for p in self.dead_parameters()}
         return {name: p for name, p in self.named_parameters() if p.requires_grad and id(p) not in dead}
 
     def file_buffers(self) -> dict[str, Tensor]:
-        """The buffers that the factors depend on, by name; running means and their count serve training only."""
+        """The buffers read by the factors, by name; running means and their counts serve training only."""
         training = {id(b) for b in self.training_buffers()}
         return {name: b for name, b in self.named_buffers() if id(b) not in training}
 
     def training_buffers(self) -> list[Tensor]:
-        """The running means of the mergeable groups and their counts."""
-        return [b for group in self.mergeable_groups().values() for b in (group.mean, group.num_steps)]
+        """The running means of the mergeable groups and the counts of their steps."""
+        buffers: list[Tensor] = []
+        for group in self.mergeable_groups().values():
+            buffers += [group.mean, group.num_steps]
+        return buffers
 
     def num_parameters(self) -> int:
         """Number of live trainable values."""

@@ -1,10 +1,12 @@
 """The adapter on disk: a folder with ``adapter_model.safetensors`` and ``adapter_config.json``.
 
-Each stored tensor stands in the file once, under its parameter's name. What the factors do not depend on is left out:
-dead parameters, and the running means that serve training only; the owner map of shared layers is kept. The safetensors
-file also carries the configuration in its header and is the only thing that is read back, so replacing that one file
-is atomic: a crash leaves the old adapter or the new one. The header's text is deflated, since the list of weights
-would outweigh a small adapter; the JSON beside it is the same text for people and tools.
+Each stored tensor stands in the file once, under the name of its parameter. The file holds only tensors read by the
+factors, among them the owner map of shared layers. Dead parameters are left out, and so are the running means, which
+serve training only.
+
+The safetensors file carries the configuration in its header, and nothing else is read back. Replacing this single file
+is atomic: a crash leaves the old adapter or the new adapter. The header's text is deflated, since the list of weights
+would outweigh a small adapter. The JSON file holds the same text for people and tools.
 """
 
 import json
@@ -31,9 +33,9 @@ CONFIG = "adapter_config.json"
 PICKLES = frozenset((".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"))
 FORMAT = 1
 HEAD = "head."
-"""What the head's names in the file begin with; no adapter has such a parameter."""
+"""Prefix of the head's names in the file; no parameter of an adapter begins so."""
 MAX_HEADER = 1 << 24
-"""Bytes of inflated header that are read at most; a model of 10,000 weights needs a sixteenth of it."""
+"""Most bytes of inflated header to read; a model of 10,000 weights needs a sixteenth."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class AdapterFile:
     slots: tuple[Slot, ...]
     tensors: Mapping[str, Tensor]
     head: Mapping[str, Tensor]
-    """What was trained in full beside the adapter, by name in the model; empty for language models."""
+    """Parameters trained in full beside the adapter, by name in the model; empty for language models."""
 
 
 def save_adapter(
@@ -56,23 +58,25 @@ def save_adapter(
     values: Mapping[str, Tensor] | None = None,
     head: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write ``adapter`` into ``folder``, over an earlier one if there is any, atomically.
+    """Write ``adapter`` into ``folder`` atomically, over an earlier adapter if the folder holds one.
 
     Args:
-        adapter: Its live parameters and the buffers that its factors depend on are written.
-        folder: Made if it does not exist.
+        adapter: Live parameters are written, and buffers read by the factors.
+        folder: Created if absent.
         base: Name of the base model, to be found again.
-        values: The live parameters' values by name, where the adapter itself does not hold them whole in fp32.
-        head: What is trained in full beside the adapter, by name in the model: a classification head.
+        values: Values of the live parameters by name, where the adapter itself does not hold the whole in fp32.
+        head: Parameters trained in full beside the adapter, by name in the model: a classification head.
 
     Raises:
         UserError: A tensor is empty (partitioned by ZeRO-3), or the folder can't be written.
     """
     if values is None:
         values = {name: p.detach() for name, p in adapter.live_parameters().items()}
-    tensors = {name: value.cpu().contiguous() for name, value in values.items()}
-    tensors |= {name: b.detach().cpu().contiguous() for name, b in adapter.file_buffers().items()}
-    tensors |= {HEAD + name: value.detach().cpu().contiguous() for name, value in (head or {}).items()}
+    # The head's prefix tells classifier weights from those of the adapter when the file is read.
+    stored = dict(values) | adapter.file_buffers()
+    for name, value in (head or {}).items():
+        stored[HEAD + name] = value
+    tensors = {name: value.detach().cpu().contiguous() for name, value in stored.items()}
     for name, tensor in tensors.items():
         if tensor.numel() == 0:
             raise UserError(f"{name} is empty: its values are partitioned; gather them before saving.")
@@ -85,6 +89,7 @@ def save_adapter(
     }
     data = save(tensors, metadata={"bishare": _deflate(about)})
     try:
+        # The weights come last: only their file is read back.
         write_text(Path(folder, CONFIG), json.dumps(about, indent=1) + "\n")
         write_bytes(Path(folder, WEIGHTS), data)
     except OSError as error:
@@ -97,18 +102,11 @@ def read_adapter(folder: str | Path) -> AdapterFile:
     """Read and check an adapter folder; only numbers and JSON are read, no code.
 
     Raises:
-        UserError: The file is missing, cut short, not an adapter, of an unknown method or of a newer format; or a
-            pickle lies beside it.
+        UserError: The file is missing, cut short, not an adapter, of an unknown method or of a newer format, or the
+            folder holds a pickle.
     """
     path = Path(folder, WEIGHTS)
-    if pickles := sorted(file.name for file in Path(folder).glob("*") if file.suffix in PICKLES):
-        raise UserError(
-            f"{folder} holds {pickles[0]}, a pickle, which may run code and is never read; an adapter folder has "
-            f"{WEIGHTS} and {CONFIG} only."
-        )
-    if not path.is_file():
-        hint = f"; did you mean {path.parent / 'adapter'}?" if (path.parent / "adapter" / WEIGHTS).is_file() else "."
-        raise UserError(f"{folder} holds no adapter: {WEIGHTS} is missing{hint}")
+    _check_folder(folder)
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("bishare")
@@ -121,12 +119,26 @@ def read_adapter(folder: str | Path) -> AdapterFile:
     if about["format"] > FORMAT:
         raise UserError(f"{path} has format {about['format']}, this version reads up to {FORMAT}; upgrade bishare.")
     config = _config(about["method"], about["config"], path)
-    slots = tuple(
-        Slot(name=name, layer=layer, kind=kind, in_features=n, out_features=m)
-        for name, layer, kind, n, m in about["slots"]
-    )
+    slots: list[Slot] = []
+    for name, layer, kind, n, m in about["slots"]:
+        slots.append(Slot(name=name, layer=layer, kind=kind, in_features=n, out_features=m))
     head = {name.removeprefix(HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
-    return AdapterFile(config, about["base"], slots, tensors, head)
+    return AdapterFile(config, about["base"], tuple(slots), tensors, head)
+
+
+def _check_folder(folder: str | Path) -> None:
+    """Raise a UserError if the folder holds a pickle or no adapter."""
+    if pickles := sorted(file.name for file in Path(folder).glob("*") if file.suffix in PICKLES):
+        raise UserError(
+            f"{folder} holds {pickles[0]}, a pickle, which may run code and is never read; an adapter folder has "
+            f"{WEIGHTS} and {CONFIG} only."
+        )
+    if Path(folder, WEIGHTS).is_file():
+        return
+    # A run's folder holds the adapter in a folder of its own.
+    inner = Path(folder, "adapter")
+    hint = f"; did you mean {inner}?" if Path(inner, WEIGHTS).is_file() else "."
+    raise UserError(f"{folder} holds no adapter: {WEIGHTS} is missing{hint}")
 
 
 def _deflate(about: Mapping[str, Any]) -> str:
@@ -142,6 +154,7 @@ def _inflate(header: str, path: Path) -> dict[str, Any]:
 
 
 def _config(method: str, options: dict[str, Any], path: Path) -> AdapterConfig:
+    # A file names a method, never a class, so reading a file imports nothing.
     if method not in METHODS:
         raise UserError(f"{path} is of method {method!r}; this version knows {', '.join(sorted(METHODS))}.")
     config = config_class(method)
@@ -152,24 +165,36 @@ def _config(method: str, options: dict[str, Any], path: Path) -> AdapterConfig:
 
 
 def check_slots(file: AdapterFile, slots: Sequence[Slot], folder: str | Path) -> None:
-    """Raise a UserError unless these are the weights that the adapter in ``folder`` was trained on."""
+    """Compare the slots of a model with the slots that the adapter in ``folder`` was trained on.
+
+    Raises:
+        UserError: A slot differs.
+    """
     if file.slots == tuple(slots):
         return
-    wanted, found = {s.name: s for s in file.slots}, {s.name: s for s in slots}
-    name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
-    shapes = [f"{s.out_features} x {s.in_features}" if s else "absent" for s in (wanted.get(name), found.get(name))]
+    trained, found = {s.name: s for s in file.slots}, {s.name: s for s in slots}
+    name = next(n for n in (*trained, *found) if trained.get(n) != found.get(n))
     raise UserError(
         f"{folder} was trained on another base ({file.base or 'unnamed'}): "
-        f"{name} is {shapes[0]} there and {shapes[1]} here."
+        f"{name} is {_shape(trained.get(name))} there and {_shape(found.get(name))} here."
     )
+
+
+def _shape(slot: Slot | None) -> str:
+    return f"{slot.out_features} x {slot.in_features}" if slot else "absent"
 
 
 @torch.no_grad()
 def load_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy stored values into the adapter; ``where`` names their source in errors.
+    """Copy stored values into the adapter.
+
+    Args:
+        adapter: Changed only if all tensors fit.
+        tensors: Values by name of parameter or buffer.
+        where: Name of the source in errors.
 
     Raises:
-        UserError: A live tensor is missing, or one is unknown or of another shape. Nothing is copied then.
+        UserError: A live tensor is missing, a tensor is unknown, or a shape differs.
     """
     buffers = adapter.file_buffers()
     places: dict[str, Tensor] = dict(adapter.named_parameters()) | buffers
@@ -177,9 +202,9 @@ def load_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], *, where: str)
         if name not in places:
             raise UserError(f"{where} has a tensor {name!r} that this adapter does not.")
         if tensor.shape != places[name].shape:
-            shapes = list(tensor.shape), list(places[name].shape)
-            raise UserError(f"{where}: {name} has shape {shapes[0]}, the adapter {shapes[1]}.")
-    # The owner maps among the buffers say which parameters are live, so they come first.
+            given, wanted = list(tensor.shape), list(places[name].shape)
+            raise UserError(f"{where}: {name} has shape {given}, the adapter {wanted}.")
+    # The owner maps among the buffers decide which parameters are live, so buffers come first.
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     copy_tensors({name: tensor for name, tensor in tensors.items() if name in buffers}, buffers)
     try:
@@ -187,6 +212,7 @@ def load_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], *, where: str)
         if missing := sorted(set(adapter.live_parameters()) - set(tensors)):
             raise UserError(f"{where} lacks {missing[0]!r} ({len(missing)} missing of {len(places)}).")
     except UserError:
+        # A failed load leaves the adapter as before.
         copy_tensors(before, buffers)
         adapter.refresh()
         raise
@@ -194,18 +220,19 @@ def load_tensors(adapter: Adapter, tensors: Mapping[str, Tensor], *, where: str)
 
 
 def copy_tensors(tensors: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    """Copy each tensor over the tensor of the same name in ``places``."""
     for name, tensor in tensors.items():
         places[name].copy_(tensor)
 
 
 def read_whole_adapter(folder: str | Path) -> Adapter:
-    """The adapter of a folder, ready to assemble its factors, without a base model.
+    """The adapter of a folder, ready to assemble factors, without a base model.
 
     Raises:
-        UserError: As ``read_adapter``, or its tensors are not those of its configuration.
+        UserError: As in :func:`read_adapter`, or the tensors do not fit the configuration.
     """
     file = read_adapter(folder)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the initial values are overwritten, so draw nothing from the run's
         adapter = file.config.build(file.slots).float()
     load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
     return adapter

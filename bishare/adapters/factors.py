@@ -1,4 +1,7 @@
-"""The low-rank pair of one weight, and the weight that it updates."""
+"""The low-rank factors of a weight's update, and the slot where the weight stands in the model.
+
+Shapes: A [r, in], B [out, r].
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from torch import Tensor
 
 
 class Factors(NamedTuple):
-    """Low-rank factors of one weight's update, ``delta W = B @ A``."""
+    """Low-rank factors of a weight's update, ``delta W = B @ A``."""
 
     A: Tensor  # [r, in]
     B: Tensor  # [out, r]
@@ -21,7 +24,7 @@ class Factors(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """An update through a pair that is never trained, ``delta W = diag(b) B diag(d) A``: only d and b are its own."""
+    """An update through a frozen pair shared by all weights, ``delta W = diag(b) B diag(d) A``; d and b are trained."""
 
     A: Tensor  # [r, in]
     d: Tensor  # [r]
@@ -38,12 +41,12 @@ def stack(parts: Sequence[Factors]) -> Factors:
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """One weight that an adapter updates: where it stands in the model, and its shape."""
+    """A weight to adapt: its place in the model, and its shape."""
 
     name: str
     """Module path in the base model, e.g. ``model.layers.3.self_attn.q_proj``."""
     layer: int
-    """Index of the repeated block it stands in, counted over the model's module tree."""
+    """Index of the repeated block, counted over the model's module tree."""
     kind: str
     """Which weight of the block: ``q``, ``k``, ``v``, ``up``, ``down``, or a path inside the block."""
     in_features: int

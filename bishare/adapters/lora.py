@@ -1,4 +1,4 @@
-"""LoRA: every weight has a pair of its own.
+"""LoRA: a pair of factors for every weight.
 
 Hu et al., 2021 (arXiv:2106.09685), eq. 3:  y = W x + (alpha / r) B A x
 
@@ -52,9 +52,9 @@ class LoRA(Adapter):
     def __init__(self, config: LoRAConfig, slots: Sequence[Slot]) -> None:
         super().__init__(config, slots)
         self.scale = config.scale_for(config.r)
-        self.local = Store(
-            config.r, {slot.key: slot.in_features for slot in slots}, {slot.key: slot.out_features for slot in slots}
-        )
+        widths = {slot.key: slot.in_features for slot in slots}
+        heights = {slot.key: slot.out_features for slot in slots}
+        self.local = Store(config.r, widths, heights)
         self.reset_parameters()
 
     def parts(self, slot: Slot) -> Mapping[str, Factors]:

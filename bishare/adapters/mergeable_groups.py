@@ -1,8 +1,8 @@
-"""A mergeable group: one B per layer over a shared A, the owner of each, and the running means they are compared by.
+"""A mergeable group: a B per layer over a shared A, the owner of each B, and the running means of all Bs.
 
-Hu et al., 2024 (arXiv:2412.10135), section 3. A merge is a re-tie: the lower layer from then on uses the upper layer's
-B. Every B stays a parameter of its own and no value is written; only the layer's entry in ``owner`` changes, and
-autograd sums the gradients of all layers that read one B. A B that no layer reads is dead.
+Hu et al., 2024 (arXiv:2412.10135), section 3. A merge changes an owner: from then on the lower layer uses the upper
+layer's B. Every B stays a separate parameter and no value is written. Only the layer's entry in ``owner`` changes, and
+autograd sums the gradients of all layers with the same owner. A B without readers is dead.
 
 Shapes: n layers; A [r, in], B [out, r]; mean [n, out, r]. Members are numbered in layer order, 0 to n - 1.
 """
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class MergeableGroup(nn.Module):
-    """Layers whose Bs may become one.
+    """Layers that may merge, so that several layers share a B.
 
-    ``owner`` and ``mean`` are buffers, so that a checkpoint brings them back with the weights. Forward reads a tuple
-    of ints instead: a buffer would be a device sync, fails on the meta device and breaks a compiled graph.
+    ``owner`` and ``mean`` are buffers, to be stored in checkpoints with the weights. The forward pass reads a tuple of
+    ints instead: reading a buffer synchronises the device, fails on the meta device and breaks a compiled graph.
 
     Args:
         name: ``level.kind``, e.g. ``local.q``, or ``intra``.
@@ -32,14 +32,14 @@ class MergeableGroup(nn.Module):
         names: Name of each member's B in ``B``.
         B: The level's stored Bs.
         A: The level's stored As.
-        a: Name of the A that all members read.
-        shape: Of every B: (out, r).
-        fits: The Kronecker transforms through which each member's B acts, if any; see :meth:`compared`.
+        a: Name of the A read by all members.
+        shape: Shape of every B: (out, r).
+        fits: The Kronecker transforms of each member's B, if any; see :meth:`compared`.
     """
 
-    owner: Tensor  # [n], int64: the member whose B each member uses
-    mean: Tensor  # [n, out, r], fp32: mean over all optimizer steps; a dead member's stays as it was when it was tied
-    num_steps: Tensor  # [], int64: optimizer steps that the means hold
+    owner: Tensor  # [n], int64: for each member, the member whose B is used
+    mean: Tensor  # [n, out, r], fp32: mean over all optimizer steps; of a dead member, over the steps before the merge
+    num_steps: Tensor  # [], int64: optimizer steps in the means
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class MergeableGroup(nn.Module):
         self._index = {member: i for i, member in enumerate(names)}
         # Tuples hide the stores from this module, so that the state dict has each parameter once.
         self._A, self._B = (A,), (B,)
-        self._fits = tuple(tuple(of_member) for of_member in fits)
+        self._fits = [tuple(transforms) for transforms in fits]
         self.owners = tuple(range(len(names)))
         self.steps = 0
         self.register_buffer("owner", torch.arange(len(names)))
@@ -71,12 +71,12 @@ class MergeableGroup(nn.Module):
     # --- who uses whose B --------------------------------------------------------------------------------------
 
     def uses(self, name: str) -> str:
-        """Name of the B that the member called ``name`` uses: its own, or its owner's."""
+        """Name of the B used by the member ``name``: the B of the member's owner."""
         return self.names[self.owners[self._index[name]]]
 
     @property
     def live(self) -> list[int]:
-        """Members that own their B, in layer order."""
+        """Members that use their own B, in layer order."""
         return [i for i, owner in enumerate(self.owners) if owner == i]
 
     @property
@@ -84,41 +84,42 @@ class MergeableGroup(nn.Module):
         return len(self.owners) - len(self.live)
 
     def members(self) -> list[nn.Parameter]:
-        """Every member's own B, dead ones included."""
+        """Every member's own B, dead Bs included."""
         return [self._B[0][name] for name in self.names]
 
     def dead_parameters(self) -> list[nn.Parameter]:
-        """The Bs that no layer reads any more."""
+        """The Bs without readers."""
         return [self._B[0][self.names[i]] for i, owner in enumerate(self.owners) if owner != i]
 
     def shared_a(self) -> nn.Parameter:
-        """The A that all members read."""
+        """The A read by all members."""
         A = self._A[0][self.a]
         assert isinstance(A, nn.Parameter)
         return A
 
     def tie(self, lower: int, upper: int) -> None:
-        """Let the layer ``lower``, and every layer that uses its B, use the B of ``upper`` from now on."""
+        """Let the layer ``lower``, and every layer that uses the B of ``lower``, use the B of ``upper`` from now on."""
         assert lower < upper
         assert {lower, upper} <= set(self.live)
         self.owners = tuple(upper if owner == lower else owner for owner in self.owners)
         self.owner.copy_(torch.tensor(self.owners))
 
     def refresh(self) -> None:
-        """Read the buffers again, after their values were loaded.
+        """Read the buffers again, after values were loaded.
 
         Raises:
-            UserError: The owner map is none: owners must own themselves and lie at or above their layer.
+            UserError: The owner map is invalid: an owner must own itself and lie at or above the layer.
         """
         if self.owner.is_meta:
             return
         owners, n = tuple(self.owner.tolist()), len(self.names)
-        if not all(i <= owner < n and owners[owner] == owner for i, owner in enumerate(owners)):
+        is_valid = all(i <= owner < n and owners[owner] == owner for i, owner in enumerate(owners))
+        if not is_valid:
             raise UserError(f"{self.name}: {list(owners)} is no owner map; the file is damaged, use another copy.")
         self.owners, self.steps = owners, int(self.num_steps)
 
     def reset(self) -> None:
-        """Every layer uses its own B again, and the means forget all steps."""
+        """Give every layer its own B again, and clear the means."""
         self.owners, self.steps = tuple(range(len(self.names))), 0
         self.owner.copy_(torch.arange(len(self.names)))
         self.mean.zero_()
@@ -127,20 +128,24 @@ class MergeableGroup(nn.Module):
     # --- what is compared --------------------------------------------------------------------------------------
 
     def sources(self) -> list[nn.Parameter]:
-        """The parameters from which :meth:`compared` works: the live Bs, then their kernels."""
-        Bs = [self._B[0][self.names[i]] for i in self.live]
-        fits = [fit for i in self.live for fit in self._fits[i]] if self._fits else []
-        return Bs + [kernel for fit in fits for kernel in (fit.A, fit.B)]
+        """The parameters read by :meth:`compared`: the live Bs, then their kernels."""
+        found = [self._B[0][self.names[i]] for i in self.live]
+        if not self._fits:
+            return found
+        for i in self.live:
+            for fit in self._fits[i]:
+                found += [fit.A, fit.B]
+        return found
 
     def compared(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The live Bs [out, r] in the form in which they are compared, fp32.
+        """The live Bs [out, r] in the form for comparison, fp32: B itself, or under Kronecker kernels ``w B``.
 
-        Under Kronecker kernels a B has no scale of its own: ``K_B -> c K_B, B -> B / c`` for all targets of a layer,
-        and ``K_A -> c K_A, K_B -> K_B / c`` for one target, leave the model as it is. The update of target t is
-        ``(K_B K_A) (x) (B A)``, so its norm is ``|K_B K_A| |B A|``, and the squared norms of a layer's targets add up
-        to their number times ``(w |B A|)^2`` with w the root mean square of ``|K_B K_A|`` over them. ``w B`` is what
-        is compared: it has the size of the update and changes under neither transformation. With one kernel per rank
-        the same holds column by column. (Blocks that are cut off where the size does not divide count too.)
+        Kronecker kernels leave the scale of B undetermined. The model is unchanged by ``K_B -> c K_B, B -> B / c`` for
+        all targets of a layer, and by ``K_A -> c K_A, K_B -> K_B / c`` for a single target. The update of a target is
+        ``(K_B K_A) (x) (B A)``, with the norm ``|K_B K_A| |B A|``. Over the m targets of a layer, the squared norms add
+        up to ``m (w |B A|)^2``, where w is the root mean square of ``|K_B K_A|``. So ``w B`` has the size of the update
+        and changes under neither transformation. With a kernel per rank the same holds column by column. Blocks cut
+        off by a size that is no divisor count too.
 
         Args:
             values: Full fp32 values of :meth:`sources`.
@@ -153,22 +158,23 @@ class MergeableGroup(nn.Module):
         return [B * scale for B, scale in zip(Bs, scales.unbind(0), strict=True)]
 
     def _kernel_norms(self, values: Sequence[Tensor]) -> Tensor:
-        """Root mean square over each live member's targets of |K_B K_A|: [live, 1], or [live, r] by column."""
-        alike = defaultdict(list)  # kernels of one shape are measured together
+        """Root mean square of |K_B K_A| over the targets of each live member: [live, 1], or [live, r] by column."""
+        same_shape = defaultdict(list)  # kernels of the same shape are measured together
         position = 0
         live = self.live
         for row, i in enumerate(live):
             for _ in self._fits[i]:
                 K_A, K_B = values[position].float(), values[position + 1].float()
-                alike[K_A.shape, K_B.shape].append((row, K_A, K_B))
+                same_shape[K_A.shape, K_B.shape].append((row, K_A, K_B))
                 position += 2
         total: Tensor | None = None
-        for group in alike.values():
+        for group in same_shape.values():
             rows, As, Bs = zip(*group, strict=True)
             K_A, K_B = torch.stack(As), torch.stack(Bs)  # [m, b, k_A], [m, k_B, b]
             if self._fits[0][0].per_rank:
                 squares = K_A.square().sum(2) * K_B.square().sum(1)
             else:
+                # |K_B K_A|^2 as the trace of products of small Gram matrices [b, b].
                 squares = ((K_B.mT @ K_B) * (K_A @ K_A.mT)).sum((1, 2)).unsqueeze(1)
             if total is None:
                 total = squares.new_zeros(len(live), squares.shape[1])
@@ -179,7 +185,7 @@ class MergeableGroup(nn.Module):
 
     @torch.no_grad()
     def observe(self, values: Sequence[Tensor]) -> None:
-        """Take the Bs of one more optimizer step into the running means (eq. 3).
+        """Add the Bs of an optimizer step to the running means (eq. 3).
 
         Args:
             values: Full fp32 values of :meth:`sources`.

@@ -1,7 +1,7 @@
-"""The three ways in which Bi-Share LoRA fits one shared pair of factors to a weight of any shape.
+"""Three transforms by which Bi-Share LoRA fits a shared pair of factors to a weight of any shape.
 
-Zhou et al., "Bi-Share LoRA", ICML 2025, section 3.2. Each transform is a map of pairs, built once per weight and
-level; the scale of the update is applied by the adapter.
+Zhou et al., "Bi-Share LoRA", ICML 2025, section 3.2. A transform is a map of pairs, built for each weight and level.
+The adapter applies the scale of the update.
 
 Shapes: r rank of the shared pair, s its size; in, out of the weight; the shared pair is A [r, s], B [s, r]
 (Slice Sharing keeps the largest in and out instead of s).
@@ -22,7 +22,7 @@ FitInit = Literal["kaiming_uniform", "kaiming_normal", "ones"]
 
 
 def draw(weight: Tensor, init: FitInit) -> None:
-    """Fill a gate or a kernel; both Kaiming forms have a = sqrt(5), as ``nn.Linear`` has (variance 1 / 3 fan-in)."""
+    """Fill a gate or a kernel; both Kaiming forms have a = sqrt(5), as in ``nn.Linear`` (variance 1 / (3 fan-in))."""
     if init == "ones":
         nn.init.ones_(weight)
     elif init == "kaiming_normal":
@@ -32,17 +32,17 @@ def draw(weight: Tensor, init: FitInit) -> None:
 
 
 class Transform(nn.Module):
-    """Fits a shared pair to one weight: A [r, s], B [s, r] become A [r', in], B [out, r']."""
+    """Fits a shared pair to a weight: A [r, s], B [s, r] become A [r', in], B [out, r']."""
 
     role: ClassVar[str] = ""
-    """Name of the parameters that the transform itself holds, if any."""
+    """Role of the transform's own parameters, if any."""
 
     def forward(self, shared: Factors) -> Factors:
         """The pair for this weight."""
         raise NotImplementedError
 
     def blocks(self, shared: Factors) -> tuple[Block, Block]:
-        """The same pair as blocks of stored values, where it can be said so."""
+        """The same pair as blocks, of stored matrices where the transform allows."""
         A, B = self(shared)
         return Block(A), Block(B)
 
@@ -51,7 +51,7 @@ class Transform(nn.Module):
 
 
 class Slice(Transform):
-    """Slice Sharing: a window of the shared pair, which is as large as the largest weight (section 3.2.1)."""
+    """Slice Sharing: a window of a shared pair of the size of the largest weight (section 3.2.1)."""
 
     def __init__(self, in_features: int, out_features: int, max_in: int, max_out: int, position: Position) -> None:
         super().__init__()
@@ -71,10 +71,10 @@ def _window(length: int, total: int, position: Position) -> slice:
 
 
 class Gate(Transform):
-    """Gate Transformation: gates carry the input into the shared pair and its output to the weight (section 3.2.2).
+    """Gate Transformation: gates carry the input into the shared pair and the output to the weight (section 3.2.2).
 
-    delta W = G_ou (G_od B A G_iu) G_id. The product in brackets is a scalar, so the update has rank 1 whatever the
-    rank of the shared pair is: A' = G_id, B' = (G_od B A G_iu) G_ou.
+    delta W = G_ou (G_od B A G_iu) G_id. The product in brackets is a scalar, so the update has rank 1 for a shared
+    pair of any rank: A' = G_id, B' = (G_od B A G_iu) G_ou.
     """
 
     role = "gate"
@@ -98,8 +98,8 @@ class Gate(Transform):
         chain = self.out_down, shared.B, shared.A, self.in_up
         if shared.A.dim() == 2:
             return _product(*chain)
-        # One by one: a batched product would round otherwise, and a batch of adapters not give what each alone gives.
-        return torch.stack([_product(*of_one) for of_one in zip(*chain, strict=True)])
+        # A batched product would round differently, and an adapter's result would depend on its batch.
+        return torch.stack([_product(*matrices) for matrices in zip(*chain, strict=True)])
 
     def reset_parameters(self) -> None:
         for gate in (self.in_down, self.in_up, self.out_down, self.out_up):
@@ -113,13 +113,13 @@ def _product(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
 class Kronecker(Transform):
     """Kronecker Extension: the shared pair repeated under learned kernels, A' = K_A (x) A, B' = K_B (x) B (3.2.3).
 
-    The products are cut to ``in`` and ``out`` where the size does not divide them. Forms of the kernel for a level
-    of rank r, named (rows of the shared part)_(rows of the kernel):
+    The products are cut to ``in`` and ``out`` where these are no multiples of the size. Forms of the kernel for a
+    level of rank r, named (rows of the shared part)_(rows of the kernel):
 
     - ``shared`` = ``r_1``: K_A [1, k_A], the same for all ranks (Algorithm 3); rank r.
     - ``per_rank``: K_A [r, k_A], row i of A' is K_A[i] (x) A[i] (text of section 3.2.3); rank r.
-    - ``1_r``: one shared row under a kernel of r rows; rank r.
-    - ``r_2``, ``2_r``: r shared rows under a kernel of two, and the reverse; rank 2 r.
+    - ``1_r``: 1 shared row under a kernel of r rows; rank r.
+    - ``r_2``, ``2_r``: r shared rows under a kernel of 2 rows, and the reverse; rank 2 r.
     """
 
     role = "kernel"
@@ -141,7 +141,7 @@ class Kronecker(Transform):
         return {"1_r": 1, "2_r": 2}.get(kernel, rank)
 
     def forward(self, shared: Factors) -> Factors:
-        # k^T (x) S^T = (k (x) S)^T, so B goes through the same function transposed.
+        # k^T (x) S^T = (k (x) S)^T, so the same function extends B, transposed.
         A = self._extend(self.A, shared.A, self.in_features)
         return Factors(A, self._extend(self.B.T, shared.B.T, self.out_features).T)
 
@@ -149,7 +149,7 @@ class Kronecker(Transform):
         return Block(shared.A, self.A, per_rank=self.per_rank), Block(shared.B, self.B, per_rank=self.per_rank)
 
     def _extend(self, kernel: Tensor, shared: Tensor, length: int) -> Tensor:
-        """[b, k] and [a, s] to [b a, length], or row by row to [b, length] with one kernel per rank."""
+        """[b, k] and [a, s] to [b a, length], or row by row to [b, length] with a kernel per rank."""
         if self.per_rank:
             product = kernel.unsqueeze(2) * shared.unsqueeze(1)  # [r, k, s]
         else:

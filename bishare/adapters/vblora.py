@@ -1,8 +1,8 @@
-"""VB-LoRA: every sub-vector of A and B is a mix of a few vectors from one bank that all weights share.
+"""VB-LoRA: every sub-vector of A and B is a mix of a few vectors from a bank shared by all weights.
 
 Li et al., 2024 (arXiv:2405.15179), section 3.2:  u = Σ_{i in top-k(p)} softmax(top-k(p))_i bank[i]    (p: logits)
 
-A fresh VB-LoRA is not a no-op: no part of it is zero, so training starts slightly beside the base model.
+A fresh VB-LoRA is not a no-op: no factor is zero, so training starts near the base model, not at its outputs.
 
 Shapes: bank [h, l]; logits of A [r, in / l, h], of B [out / l, r, h]; A [r, in], B [out, r].
 """
@@ -30,8 +30,11 @@ MAX_LENGTH = 256
 
 @dataclass(kw_only=True)
 class VBLoRAConfig(AdapterConfig):
-    """VB-LoRA: logits for every weight, that mix the vectors of one bank. Published learning rates: 0.01 for
-    the logits and 0.001 for the bank (``learning_rate: 0.01``, ``lr_factors: {bank: 0.1}``)."""
+    """VB-LoRA: logits for every weight, to mix the vectors of a shared bank.
+
+    Published learning rates: 0.01 for the logits and 0.001 for the bank (``learning_rate: 0.01``,
+    ``lr_factors: {bank: 0.1}``).
+    """
 
     method: ClassVar[str] = "vblora"
 
@@ -42,10 +45,10 @@ class VBLoRAConfig(AdapterConfig):
     num_vectors: int = 90
     """Vectors in the bank."""
     vector_length: int | None = None
-    """Length of the bank's vectors; it must divide the width and height of every weight. If left out, the greatest
-    length up to the published 256 that does."""
+    """Length of the bank's vectors, a divisor of the width and height of every weight. If left out, the greatest
+    divisor up to the published 256."""
     top_k: int = 2
-    """Vectors that are mixed into one sub-vector."""
+    """Vectors mixed into a sub-vector."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +80,7 @@ class VBLoRA(Adapter):
         self.scale = config.scale_for(config.r)
         length, r, h = _vector_length(config, slots), config.r, config.num_vectors
         self.bank = nn.Parameter(torch.empty(h, length))
+        # A ParameterDict sorts the keys of a given dictionary; their order decides the initial values.
         self.logits_A = nn.ParameterDict(
             {slot.key: nn.Parameter(torch.empty(r, slot.in_features // length, h)) for slot in slots}
         )
@@ -93,6 +97,7 @@ class VBLoRA(Adapter):
     def _mix(self, logits: Tensor) -> Tensor:
         """Sub-vectors [..., l] from logits [..., h]."""
         top = logits.topk(self.config.top_k, dim=-1)
+        # A batch of several adapters has a bank of three dimensions.
         vectors = self.bank[top.indices] if self.bank.dim() == 2 else _each(self.bank, top.indices)
         return (top.values.softmax(-1).unsqueeze(-1) * vectors).sum(-2)
 
@@ -109,18 +114,20 @@ class VBLoRA(Adapter):
 
 
 def _each(banks: Tensor, indices: Tensor) -> Tensor:
-    """Vectors [m, ..., l] of several banks [m, h, l], of each by its indices [m, ...]."""
-    which = torch.arange(len(banks), device=banks.device)
-    return banks[which.view(-1, *[1] * (indices.dim() - 1)), indices]
+    """Vectors [m, ..., l] of several banks [m, h, l], for each bank by its own indices [m, ...]."""
+    numbers = torch.arange(len(banks), device=banks.device)
+    return banks[numbers.view(-1, *[1] * (indices.dim() - 1)), indices]
 
 
 def _vector_length(config: VBLoRAConfig, slots: Sequence[Slot]) -> int:
-    """The length that is given, or the greatest one up to 256 that divides every weight.
+    """The given length, or the greatest divisor up to 256 of every weight's width and height.
 
     Raises:
-        UserError: The one that is given does not.
+        UserError: The given length is no divisor.
     """
-    common = math.gcd(*(size for slot in slots for size in (slot.in_features, slot.out_features)))
+    common = 0  # of which every number is a divisor
+    for slot in slots:
+        common = math.gcd(common, slot.in_features, slot.out_features)
     fitting = max(n for n in range(1, MAX_LENGTH + 1) if common % n == 0)
     if config.vector_length is None:
         return fitting

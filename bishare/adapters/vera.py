@@ -1,11 +1,12 @@
-"""VeRA: all weights share one random pair that is never trained; each weight scales its rows by vectors of its own.
+"""VeRA: all weights share a frozen random pair, and each weight scales the rows of A and B by trained vectors.
 
 Kopiczko et al., 2023 (arXiv:2310.11454), eq. 2:  y = W x + Λ_b B Λ_d A x
 
-The random pair is drawn from a seed and never stored. A checksum of it is, so that an adapter can't be used with
-another pair by mistake.
+The random pair is drawn from a seed and never stored. A checksum of the pair is stored, so that an adapter is never
+used with a different pair by mistake.
 
-Shapes: A [r, max in], B [max out, r], of which a weight reads the first columns and rows; d [r], b [out].
+Shapes: A [r, max in], of which a weight reads the first columns; B [max out, r], of which a weight reads the first
+rows; d [r], b [out].
 """
 
 import hashlib
@@ -26,7 +27,7 @@ from bishare.ops.assembly import Block, Blocks
 
 @dataclass(kw_only=True)
 class VeRAConfig(AdapterConfig):
-    """VeRA: vectors for every weight, that scale one frozen random pair."""
+    """VeRA: vectors for every weight, around a frozen random pair."""
 
     method: ClassVar[str] = "vera"
 
@@ -37,7 +38,7 @@ class VeRAConfig(AdapterConfig):
     d_initial: float = 0.1
     """Initial value of every d; every b starts at zero."""
     seed: int = 0
-    """Of the random pair; the same values as PEFT's ``projection_prng_key``."""
+    """Seed of the random pair; draws the same values as PEFT's ``projection_prng_key``."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,17 +57,17 @@ class VeRA(Adapter):
     config: VeRAConfig
     A: Tensor
     B: Tensor
-    checksum: Tensor  # [32], uint8: SHA-256 of A and B as they were when the values were trained
+    checksum: Tensor  # [32], uint8: SHA-256 of the A and B with which the values were trained
 
     def __init__(self, config: VeRAConfig, slots: Sequence[Slot]) -> None:
         super().__init__(config, slots)
         self.scale = config.scale_for(config.r)
         max_in, max_out = max(slot.in_features for slot in slots), max(slot.out_features for slot in slots)
-        # Not persistent: no checkpoint holds what a seed gives.
+        # Not persistent: the seed gives the values again.
         self.register_buffer("A", torch.empty(config.r, max_in), persistent=False)
         self.register_buffer("B", torch.empty(max_out, config.r), persistent=False)
         self.register_buffer("checksum", torch.zeros(32, dtype=torch.uint8))
-        if not self.A.is_meta:
+        if not self.A.is_meta:  # shapes alone have no values to draw
             generator = torch.Generator("cpu").manual_seed(config.seed)
             _kaiming_uniform_(self.A, generator)
             _kaiming_uniform_(self.B, generator)
@@ -79,9 +80,9 @@ class VeRA(Adapter):
         return {"local": Factors(self.A[:, : slot.in_features], self._b(slot) * self.d[slot.key] * self.scale)}
 
     def blocks(self, slot: Slot) -> Blocks:
-        # d scales the columns of B, so A is the same for all weights: those that read one input form x Aᵀ once, and A
-        # has no gradient. Scaling by d is a Kronecker product with kernels [1, 1]: nothing more is kept for backward.
-        # Under DeepSpeed with bf16 the vectors that forward reads are bf16; the random pair stays fp32.
+        # d scales the columns of B, so A is the same for all weights: weights with the same input form x Aᵀ once, and
+        # A has no gradient. Scaling by d is a Kronecker product with kernels [1, 1], so nothing more is kept for
+        # backward. Under DeepSpeed with bf16 the forward pass reads bf16 vectors; the random pair stays fp32.
         d = self.d[slot.key].to(self.B.dtype)
         return Blocks([Block(self.A)], [Block(self._b(slot), d.unsqueeze(0), per_rank=True)], self.scale)
 
@@ -109,10 +110,10 @@ class VeRA(Adapter):
 
     @override
     def refresh(self) -> None:
-        """Compare the checksum that was loaded with the pair that is there.
+        """Compare the loaded checksum with the drawn pair.
 
         Raises:
-            UserError: They differ: the values were trained with another random pair.
+            UserError: Checksums differ: the values were trained with a different random pair.
         """
         if not self.A.is_meta and not torch.equal(self.checksum.cpu(), self._checksum()):
             raise UserError(
@@ -131,6 +132,6 @@ class VeRA(Adapter):
 def _kaiming_uniform_(random: Tensor, generator: torch.Generator) -> None:
     """Draw uniformly with bound sqrt(6 / columns) (He et al., 2015), the same bits on every machine."""
     bound = math.sqrt(6.0 / random.shape[1])
-    # 2u - 1 is exact and the product rounds once; uniform_ leaves it to the compiler how often it rounds.
+    # 2u - 1 is exact and the product rounds once; in uniform_ the number of roundings depends on the compiler.
     draws = torch.rand(random.shape, generator=generator, device="cpu")
     random.copy_((2.0 * draws - 1.0) * bound)

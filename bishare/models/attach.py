@@ -59,7 +59,7 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
         warnings.warn(f"{name} is tied to {other}: only the first is adapted, and merging is refused.", stacklevel=2)
     with torch.device(next(model.parameters()).device):
         adapter = config.build(slots).float()
-    adapter.thawed = [name for name, p in model.named_parameters() if p.requires_grad]
+    adapter.trainable_before = [name for name, p in model.named_parameters() if p.requires_grad]
     model.requires_grad_(False)
     inputs: dict[frozenset[str], SharedInput] = {}
     for slot in slots:
@@ -111,7 +111,7 @@ def _detach(model: nn.Module, adapter: Adapter) -> None:
     if adapter.attention is not None and can_pack(model):  # else it was changed since
         model.set_attn_implementation(adapter.attention)  # type: ignore[operator]  # it is a PreTrainedModel
     delattr(model, NAME)
-    for name in adapter.thawed:
+    for name in adapter.trainable_before:
         model.get_parameter(name).requires_grad_(True)
 
 

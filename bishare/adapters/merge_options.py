@@ -1,6 +1,6 @@
 """How many layers of each group are to share a B, and after which optimizer steps: the options of adaptive merging.
 
-Hu et al., 2024 (arXiv:2412.10135), section 3: shared training until ``start``, then one merge per group and event.
+Hu et al., 2024 (arXiv:2412.10135), section 3: shared training until ``start``, then a merge per group and event.
 """
 
 import math
@@ -69,7 +69,7 @@ class MergeOptions:
             raise UserError("AdaptiveMerging: order hierarchical compares running means; use it with score: mean.")
 
     def _goals(self) -> dict[str, float]:
-        """What is given of the three options that say how far to merge."""
+        """The given options among the three that say how far to merge."""
         goals = {
             "num_merges": self.num_merges,
             "target_groups": self.target_groups,
@@ -115,29 +115,30 @@ def nothing_to_merge(method: str) -> UserError:
 def event_steps(*, start: int, interval: int, num_merges: int, schedule: Schedule) -> list[int]:
     """Optimizer steps after which a group's 1st, 2nd, ... merge happens.
 
-    ``fixed``: every step t > start where ``interval`` divides t - start. ``cubic``: the merges of the same span, many
-    at first and few at the end: after the share x of the span, 1 - (1 - x)^3 of them are done.
+    ``fixed``: every step t > start where ``interval`` divides t - start. ``cubic``: the same span with many merges at
+    first and few at the end; after the share x of the span, the share 1 - (1 - x)^3 of the merges is done.
     """
     if schedule == "fixed":
         return [start + k * interval for k in range(1, num_merges + 1)]
     steps: list[int] = []
     for k in range(1, num_merges + 1):
         share = 1 - (1 - k / num_merges) ** (1 / 3)
-        step = start + math.ceil(share * num_merges * interval - 1e-9)  # x of a whole step may end just above it
+        # Rounding may put a whole step slightly above its number.
+        step = start + math.ceil(share * num_merges * interval - 1e-9)
         steps.append(max(step, steps[-1] + 1 if steps else start + 1))
     return steps
 
 
 class Size(NamedTuple):
-    """What a plan needs to know of a group."""
+    """Size of a group."""
 
     num_layers: int
     num_values: int
-    """Of one B."""
+    """Number of values in a B."""
 
 
 def merges_by_count(sizes: Mapping[str, Size], num_merges: int) -> dict[str, int]:
-    """The same number of merges in every group.
+    """Plan the same number of merges in every group.
 
     Raises:
         UserError: A group is too small.
@@ -152,15 +153,15 @@ def merges_by_count(sizes: Mapping[str, Size], num_merges: int) -> dict[str, int
 
 
 def merges_to_groups(sizes: Mapping[str, Size], target_groups: int) -> dict[str, int]:
-    """Merges until every group has at most this many Bs left."""
+    """Plan merges until every group has at most ``target_groups`` Bs left."""
     return {name: max(0, size.num_layers - target_groups) for name, size in sizes.items()}
 
 
 def merges_to_count(sizes: Mapping[str, Size], *, live: int, target: int) -> dict[str, int]:
-    """Merges until at most ``target`` of the ``live`` values are left, one in every group in turn.
+    """Plan merges until at most ``target`` of the ``live`` values are left, by turns in every group.
 
     Raises:
-        UserError: Merging everything leaves more.
+        UserError: More values are left after merging all layers.
     """
     planned = dict.fromkeys(sizes, 0)
     fewest = live - sum((size.num_layers - 1) * size.num_values for size in sizes.values())
@@ -168,6 +169,7 @@ def merges_to_count(sizes: Mapping[str, Size], *, live: int, target: int) -> dic
         raise UserError(
             f"target_fraction asks for {target:,} parameters, but merging all layers leaves {fewest:,}; raise it."
         )
+    # Group after group, so that no group is merged much further than the rest.
     while live > target:
         for name, size in sizes.items():
             if live > target and planned[name] < size.num_layers - 1:

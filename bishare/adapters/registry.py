@@ -1,7 +1,7 @@
-"""The methods by name. A new method is a file beside this one and a line below.
+"""The methods by name. A new method is a file in this folder and a line below.
 
-A name is what adapter files call their method; such a file never names a class to import. Each class is imported when
-it is asked for, so that ``import bishare`` needs no torch.
+Adapter files hold the name of their method and never a class to import. A class is imported on request, so that
+``import bishare`` needs no torch.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ def config_class(method: str) -> "type[AdapterConfig]":
     """The configuration class of a method.
 
     Raises:
-        KeyError: No method has this name.
+        KeyError: The name is unknown.
     """
     module, _, name = METHODS[method].partition(":")
     return cast("type[AdapterConfig]", getattr(import_module(module), name))

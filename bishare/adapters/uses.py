@@ -1,6 +1,6 @@
-"""What a trained adapter can be used for, decided by its file before a base model is loaded.
+"""The uses of a trained adapter, decided by the adapter's file before a base model is loaded.
 
-An adapter that was trained to classify comes with a head, for which most uses have no place.
+An adapter trained to classify comes with a head. Most uses have no place for a head.
 ``docs/compatibility.md`` is written from the same table (``make docs``).
 """
 
@@ -18,7 +18,7 @@ FOR_LANGUAGE_MODELS: dict[Use, str] = {
     "analyze --data": "data is for language models, leave out --data",
     "AdapterPool": "a pool serves language models",
 }
-"""Why a use has no place for a classification head; all other uses have one."""
+"""Why a use has no place for a classification head; unlisted uses accept a head."""
 
 
 def check_use(file: AdapterFile, folder: str | Path, use: Use) -> None:
@@ -27,7 +27,7 @@ def check_use(file: AdapterFile, folder: str | Path, use: Use) -> None:
     Args:
         file: The adapter.
         folder: Where the adapter lies, for the message.
-        use: What the adapter is wanted for.
+        use: The intended use.
 
     Raises:
         UserError: The adapter comes with a head.

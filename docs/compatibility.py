@@ -68,36 +68,35 @@ PACKED_OR_PADDED = ("llama", "qwen2", "qwen3", "gemma", "gpt2", "opt", "mixtral"
 """Model types of transformers that the page asks about, each with its default configuration."""
 
 INTRODUCTION = """\
-# What goes together
+# Compatibility
 
-`make docs` writes this page from the rules that the code enforces (`bishare/training/compatibility.py`, \
+`make docs` writes the page from the rules enforced by the code (`bishare/training/compatibility.py`, \
 `bishare/adapters/uses.py` and the methods' own properties); a test fails when page and rules differ.
-A refused combination stops before the base model is read. The message names the setting and what to use instead.
-"yes" means that no rule refuses the combination. What was run on which hardware stands in the \
-[README](../README.md#what-has-been-proved-where).
+A refused combination stops before the base model is read. The message names the setting and a setting to use instead.
+"yes" means: no rule refuses the combination. The [README](../README.md#what-has-been-proved-where) lists the \
+hardware on which combinations were run.
 """
 
 ALWAYS = """\
-## What every method and strategy takes
+## Without exception
 
-- No rule depends on the method: every method trains under every strategy that is not refused above. `tests/parity` \
+- No rule depends on the method: every method trains under every strategy accepted above. `tests/parity` \
 compares losses, gradient norms and merges under DDP and ZeRO-1, 2 and 3 with those of one process.
 - `model.gradient_checkpointing: true` goes with every method, strategy and precision. Checkpointing is always \
 non-re-entrant, because shared parameters need the non-re-entrant form.
 - `model.compile: true` compiles the normalisation layers alone. A C++ compiler is needed on a CPU.
 - `dropout` goes with every method. Merged weights and served adapters have no dropout.
-- An adapter that is merged into weights, by `bishare.merge` or `export --format merged`, must not adapt a weight \
-that is tied to another one: the other one would change too.
-- Weights of other classes than `nn.Linear` and `Conv1D` are refused, and so are bases loaded with quantisation or \
-`device_map`.
+- Merging into weights, by `bishare.merge` or `export --format merged`, is refused where an adapted weight is tied to \
+a weight outside the adapter: both would change.
+- Adapted weights are of class `nn.Linear` or `Conv1D`. Bases loaded with quantisation or `device_map` are refused.
 """
 
 PACKS = """\
 ## Packs
 
-Examples stand end to end in one row where the model's attention keeps them apart: a decoder whose attention can be \
-exchanged, with full causal attention in every layer. Other models, and all classifiers, get padded rows of like \
-lengths. The answer of some model types of transformers, each with its default configuration:
+Examples stand end to end in a row where the model's attention keeps examples apart: a decoder with exchangeable, full \
+causal attention in every layer. All further models, and all classifiers, get padded rows of like lengths. Some model \
+types of transformers, each with the default configuration:
 """
 
 
@@ -123,17 +122,17 @@ def page() -> str:
     sections = [
         INTRODUCTION,
         "## Strategy, precision and type of the base\n\n"
-        "Cells list the types of the frozen weights (`model.base_dtype`) that go with strategy and precision. The "
-        "adapter is fp32 in all of them.\n\n" + _precisions(notes),
+        "Cells list the types of the frozen weights (`model.base_dtype`) to combine with strategy and precision. The "
+        "adapter is fp32 in every cell.\n\n" + _precisions(notes),
         "## Strategy and options\n\n" + _options(notes),
         f"The messages, by number:\n\n{notes}\n",
         ALWAYS,
-        "## Methods\n\nThe rank is that of the exported LoRA on Llama 1-7B with the method's default options; vLLM "
+        "## Methods\n\nThe rank is the exported LoRA's on Llama 1-7B with the method's default options; vLLM "
         "keeps a LoRA in the next larger of its slots.\n\n" + _methods(),
         "## A trained adapter\n\n" + _uses(),
         PACKS + "\n" + _packs(),
-        "Models that mix tokens outside attention, such as the convolutions of LFM2, are not recognised: set "
-        "`data.packing: false` for them.\n",
+        "Models with convolutions or a state across tokens beside attention, LFM2 for example, are not recognised: "
+        "set `data.packing: false` there.\n",
     ]
     return "\n".join(sections)
 
@@ -157,7 +156,7 @@ def _precisions(notes: Notes) -> str:
         if not refused:
             return "all"
         numbers = ", ".join(map(str, sorted(set(refused))))
-        return f"{', '.join(accepted)} (others: {numbers})" if accepted else f"no ({numbers})"
+        return f"{', '.join(accepted)} (else {numbers})" if accepted else f"no ({numbers})"
 
     rows = [[name, *(cell(run, precision) for precision in PRECISIONS)] for name, run in STRATEGIES.items()]
     return table(["strategy", *(f"`{precision}`" for precision in PRECISIONS)], rows)

@@ -54,7 +54,7 @@ class Rule(NamedTuple):
 
     refuses: Callable[[Combination], bool]
     message: str
-    """What was given and what to use instead; fields of the combination stand in braces."""
+    """The settings given and the settings to use instead; fields of the combination stand in braces."""
 
 
 def _ours(run: Combination) -> bool:
@@ -65,48 +65,48 @@ RULES = (
     Rule(
         lambda run: run.classification and run.stage == 3,
         # The weights arrive in pieces, so that the head's can't be made fp32 any more.
-        "trainer.strategy is ZeRO-3, which cannot train a classification head; use stage 2 or ddp.",
+        "trainer.strategy is ZeRO-3 and cannot train a classification head; use stage 2 or ddp.",
     ),
     Rule(
         lambda run: run.strategy == LIGHTNING_DEEPSPEED,
-        "trainer.strategy is {strategy}, which divides the loss twice under accumulation and leaves shared parameters "
-        "partitioned; use {{class_path: bishare.deepspeed.BiShareDeepSpeed}}.",
+        "trainer.strategy is {strategy}: the loss would be divided twice under accumulation, and shared parameters "
+        "would stay partitioned; use {{class_path: bishare.deepspeed.BiShareDeepSpeed}}.",
     ),
     Rule(
         lambda run: run.strategy not in (ONE_DEVICE, DDP, DEEPSPEED),
-        "trainer.strategy is {strategy}, which cannot train parameters shared by many layers; use one device, ddp or "
+        "trainer.strategy is {strategy} and cannot train parameters shared by many layers; use one device, ddp or "
         "{{class_path: bishare.deepspeed.BiShareDeepSpeed}}.",
     ),
     Rule(
         lambda run: run.compile and _ours(run),
-        "model.compile is on, which is for one device or ddp; leave it out under DeepSpeed.",
+        "model.compile is on, but is for one device or ddp; leave it out under DeepSpeed.",
     ),
     Rule(
         lambda run: run.precision in ("bf16-true", "16-true"),
         # The running means would be 16 bit too: small updates are rounded away.
-        "trainer.precision is {precision}, which makes the adapter 16 bit too and stops it from learning; use {wanted} "
-        "(the frozen weights have model.base_dtype, now {base_dtype}, all the same).",
+        "trainer.precision is {precision}: the adapter would be 16 bit too and stop learning; use {wanted} (the frozen "
+        "weights keep model.base_dtype, now {base_dtype}).",
     ),
     Rule(
         lambda run: _ours(run) and run.precision == "16-mixed",
-        "trainer.precision is 16-mixed, whose loss scale skips steps under DeepSpeed; use bf16-mixed with "
+        "trainer.precision is 16-mixed: the loss scale skips steps under DeepSpeed; use bf16-mixed with "
         "model.base_dtype bfloat16.",
     ),
     Rule(
         lambda run: _ours(run) and run.base_dtype == "float16",
-        "model.base_dtype is float16, which does not train under DeepSpeed; use bfloat16.",
+        "model.base_dtype is float16 and does not train under DeepSpeed; use bfloat16.",
     ),
     Rule(
         lambda run: _ours(run) and run.precision != run.wanted,
-        "trainer.precision is {precision}, with which DeepSpeed casts a base of type {base_dtype} to {casts}; use "
-        "{wanted} with it, or another model.base_dtype.",
+        "trainer.precision is {precision}, and DeepSpeed casts a base of type {base_dtype} to {casts}; use {wanted}, "
+        "or change model.base_dtype.",
     ),
     Rule(
         lambda run: _ours(run) and run.clipping == "value",
-        "trainer.gradient_clip_algorithm is value, which DeepSpeed has not; use norm.",
+        "trainer.gradient_clip_algorithm is value, unknown to DeepSpeed; use norm.",
     ),
 )
-"""In the order in which a run is compared with them; the first that applies is the one that the user reads."""
+"""A run is compared with the rules in this order; the user reads the first rule that applies."""
 
 
 def rule_against(run: Combination) -> Rule | None:
@@ -120,16 +120,16 @@ def rule_against(run: Combination) -> Rule | None:
 def check_combination(
     trainer: Trainer, *, base_dtype: str, compile: bool = False, classification: bool = False
 ) -> None:
-    """Refuse what would train something else than what was asked for, or break later on.
+    """Refuse a run that would train something else than asked for, or break later on.
 
     Args:
-        trainer: Its strategy, precision and clipping are looked at.
+        trainer: Gives strategy, precision and clipping.
         base_dtype: Type of the frozen weights.
         compile: Whether torch.compile is asked for.
         classification: Whether a classification head is trained.
 
     Raises:
-        UserError: Names the setting and what to use instead.
+        UserError: Names the setting and a setting to use instead.
     """
     strategy = trainer.strategy
     run = Combination(

@@ -156,7 +156,7 @@ def test_two_processes_train_what_one_trains(config: Path, tmp_path: Path, strat
         (["--model.warmup_steps", "2.5"], "warmup_steps is 2.5; it must be a number of steps, or a share below 1"),
         (
             ["--trainer.strategy", "{class_path: bishare.deepspeed.BiShareDeepSpeed, init_args: {stage: 3}}"],
-            "ZeRO-3, which cannot train a classification head; use stage 2 or ddp",
+            "ZeRO-3 and cannot train a classification head; use stage 2 or ddp",
         ),
         (
             ["--trainer.callbacks+", "{class_path: callbacks.SampleAnswers, init_args: {questions: [Why?]}}"],

@@ -1,6 +1,5 @@
 """The adapters in a model and a training loop of the user's own."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +9,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import bishare
-from tests.byte_base import write_byte_base
-from tests.places import PROJECT
 
 CONFIGS = [
     bishare.BiShareConfig(size=12),
@@ -60,14 +57,3 @@ def test_attach_train_save_load_generate(
         assert fresh(input_ids=sequence[None]).logits[0, 9:-1].argmax(-1).tolist() == answers[0]
     bishare.remove(fresh)
     assert generate(fresh) == before
-
-
-def test_the_example_of_the_readme_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    section = (PROJECT / "README.md").read_text(encoding="utf-8").partition("## From Python")[2].partition("\n## ")[0]
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if "attach" in block)
-    base = write_byte_base(tmp_path / "llama")
-
-    exec(code.replace("my/llama", base).replace("my/adapter", str(tmp_path / "adapter")), {})
-
-    assert "LoRA adds" in capsys.readouterr().out
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()

@@ -1,9 +1,11 @@
-"""The adapted weight: a frozen Linear that adds x Aᵀ Bᵀ to its output.
+"""The adapted weight: a frozen Linear with the low-rank update added to the output.
 
-A module is adapted by changing its class, so its name, its weight and its state-dict keys stay what they were, and
-removing the adapter is changing the class back.
+    y = x Wᵀ + b + (x Aᵀ) Bᵀ
 
-Shapes: x [..., in], A [r, in], B [out, r], y [..., out].
+A module is adapted by changing its class, so name, weight and state-dict keys stay as they were. Removing the adapter
+changes the class back.
+
+Shapes: x [..., in], W [out, in], A [r, in], B [out, r], y [..., out].
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +23,12 @@ from bishare.ops.frozen_linear import FrozenLinear
 from bishare.ops.lora_linear import Frozen, LowRank, base_linear, lora_linear, sibling_lora_linear
 
 
-class Ready(NamedTuple):
-    """Factors that were assembled before the forward pass (``upfront.py``)."""
+class Assembled(NamedTuple):
+    """Factors assembled at the beginning of the forward pass (``factor_assembly.py``)."""
 
     A: Tensor  # [R, in], of all siblings
     rows: Sequence[Rows]
-    """The rows of A that each sibling reads."""
+    """For each sibling, the rows of A to read."""
     B: Mapping[str, Tensor]
     """Bᵀ [r, out] by slot key, the scale inside."""
     dtype: torch.dtype
@@ -34,10 +36,10 @@ class Ready(NamedTuple):
 
 
 class SharedInput:
-    """What the weights that read one input have in common, e.g. q, k and v: its dropout mask and one product x Aᵀ.
+    """An input shared by several weights (siblings), e.g. q, k and v: a common dropout mask and product h = x Aᵀ.
 
-    Siblings are recognised at run time by the input's identity. The first to read an input forms the product for all
-    of them; it is kept until every sibling has read it.
+    At run time, siblings recognise the same input by identity. The first sibling to read an input forms h for all
+    siblings. h is kept until every sibling has read the input.
 
     Args:
         slots: The siblings.
@@ -46,22 +48,25 @@ class SharedInput:
 
     def __init__(self, slots: Sequence[Slot], p: float) -> None:
         self.slots, self.p = tuple(slots), p
-        self.ready: Ready | None = None
+        self.assembled: Assembled | None = None
         self._input: Tensor | None = None
         self._h: Tensor | None = None  # [tokens, R]
-        self._waiting: dict[str, Rows] = {}  # by slot key, of the siblings that have not read the input
+        self._waiting: dict[str, Rows] = {}  # by slot key, for siblings that have not read the input
         self._grad_enabled = False
 
     def product(self, module: "AdaptedWeight", x: Tensor) -> Tensor:
-        """The adapted output of one of the siblings for the input [..., in]."""
+        """The adapted output [..., out] of a sibling for the input [..., in]."""
         slot, dtype = module.slot, product_type(x)
+        # A product formed under no_grad has no gradient to hand on.
         same = self._input is x and self._grad_enabled == torch.is_grad_enabled()
         if (h := self._h) is not None and same and slot.key in self._waiting:
             rows = self._waiting.pop(slot.key)
             if not self._waiting:
                 self._input = self._h = None
             return sibling_lora_linear(x, h, module.frozen(), self._b(module, dtype), rows, dtype=dtype)
-        keep = draw_keep(x.shape, self.p, x.device) if self.p and module.training else None
+        keep = None
+        if self.p and module.training:
+            keep = draw_keep(x.shape, self.p, x.device)
         others = [other for other in self.slots if other is not slot]
         update, rest = self._update(module, others, dtype)
         y, h = lora_linear(x, module.frozen(), update, keep=keep, dtype=dtype)
@@ -72,31 +77,33 @@ class SharedInput:
 
     def _b(self, module: "AdaptedWeight", dtype: torch.dtype) -> Tensor:
         """Bᵀ [r, out] of a sibling."""
-        if (ready := self._ready(dtype)) is not None:
-            return ready.B[module.slot.key]
+        if (assembled := self._usable(dtype)) is not None:
+            return assembled.B[module.slot.key]
         return _assemble_b(module.adapter.blocks(module.slot), module.slot, dtype)
 
     def _update(
         self, module: "AdaptedWeight", others: Sequence[Slot], dtype: torch.dtype
     ) -> tuple[LowRank, Sequence[Rows]]:
-        """The update of the first sibling to read an input, and the rows of its A that the others read."""
+        """The update of the first sibling to read an input, and the rows of A for each of ``others``."""
         slot = module.slot
-        if slot is self.slots[0] and (ready := self._ready(dtype)) is not None:
-            return LowRank(ready.A, ready.B[slot.key], ready.rows[0]), ready.rows[1:]
-        every = [module.adapter.blocks(each) for each in (slot, *others)]
-        stack, rows = stack_blocks([of_one.A for of_one in every])
+        # The stack of the assembled factors begins with the rows of the first slot.
+        if slot is self.slots[0] and (assembled := self._usable(dtype)) is not None:
+            return LowRank(assembled.A, assembled.B[slot.key], assembled.rows[0]), assembled.rows[1:]
+        blocks = [module.adapter.blocks(sibling) for sibling in (slot, *others)]
+        stack, rows = stack_blocks([sibling_blocks.A for sibling_blocks in blocks])
         A = assemble(stack, length=slot.in_features, dtype=dtype, side="A")
-        return LowRank(A, _assemble_b(every[0], slot, dtype), rows[0]), rows[1:]
+        return LowRank(A, _assemble_b(blocks[0], slot, dtype), rows[0]), rows[1:]
 
-    def _ready(self, dtype: torch.dtype) -> Ready | None:
-        """What was assembled before, where it is of this type and made under the same gradient mode."""
-        ready = self.ready
-        fits = ready is not None and ready.dtype == dtype and ready.with_gradient == torch.is_grad_enabled()
-        return ready if fits else None
+    def _usable(self, dtype: torch.dtype) -> Assembled | None:
+        """The assembled factors, if their type and gradient mode fit."""
+        assembled = self.assembled
+        if assembled is None or assembled.dtype != dtype or assembled.with_gradient != torch.is_grad_enabled():
+            return None
+        return assembled
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copied or pickled model starts with nothing pending: activations can be neither copied nor sent.
-        return {**self.__dict__, "_input": None, "_h": None, "_waiting": {}, "ready": None}
+        # A copied or pickled model starts without activations, since these can be neither copied nor sent.
+        return {**self.__dict__, "_input": None, "_h": None, "_waiting": {}, "assembled": None}
 
 
 def _assemble_b(blocks: Blocks, slot: Slot, dtype: torch.dtype) -> Tensor:
@@ -104,18 +111,18 @@ def _assemble_b(blocks: Blocks, slot: Slot, dtype: torch.dtype) -> Tensor:
 
 
 def product_type(x: Tensor) -> torch.dtype:
-    """The type in which a linear module computes: autocast's inside autocast, else that of its input."""
+    """The type of a linear module's product: autocast's type inside autocast, else the input's."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class AdaptedWeight(nn.Module):
-    """What the adapted classes have in common: the adapter, the slot, and the forward pass."""
+    """Base of the adapted classes: the adapter, the slot, and the forward pass."""
 
     slot: Slot
     shared: SharedInput
-    # The adapter is registered once, on the base model. A tuple hides it from this module, so that the state dict
-    # has each shared parameter once.
+    # The adapter is registered once, on the base model. A tuple hides the adapter from this module, so that the state
+    # dict has each shared parameter once.
     _adapter: tuple[Adapter]
 
     @property
@@ -123,7 +130,7 @@ class AdaptedWeight(nn.Module):
         return self._adapter[0]
 
     def frozen(self) -> Frozen:
-        """The frozen weight as it is stored."""
+        """The frozen weight as stored."""
         raise NotImplementedError
 
     def matrix(self) -> Tensor:
@@ -145,7 +152,7 @@ class AdaptedLinear(AdaptedWeight, nn.Linear):
 
 
 class AdaptedConv1D(AdaptedWeight, Conv1D):
-    """An adapted Conv1D, GPT-2's Linear whose weight is stored as [in, out]."""
+    """An adapted Conv1D, the Linear of GPT-2 with a weight stored as [in, out]."""
 
     def frozen(self) -> Frozen:
         return Frozen(self.weight, self.bias, True)
@@ -156,11 +163,11 @@ ADAPTED: dict[type[nn.Module], type[AdaptedWeight]] = {
     FrozenLinear: AdaptedLinear,
     Conv1D: AdaptedConv1D,
 }
-"""The module types that can be adapted, and what they become; the way back leads to the first that becomes so."""
+"""The adapted class of each adaptable module type. Removing an adapter restores the first type of the class."""
 
 
 def features(module: nn.Module) -> tuple[int, int]:
-    """(in, out) of an adaptable module, from its attributes: under ZeRO-3 the weight itself may be empty."""
+    """(in, out) of an adaptable module, from attributes: under ZeRO-3 the weight itself may be empty."""
     if isinstance(module, Conv1D):
         return module.nx, module.nf
     assert isinstance(module, nn.Linear)

@@ -1,7 +1,7 @@
-"""The architecture of a base without its weights and without the network: shapes on the meta device.
+"""The architecture of a base without weights and without the network: shapes on the meta device.
 
-It comes from the config.json of a local model or of the hub's cache, or from ``base/OWNER--NAME.json`` beside the
-configuration; the project's own ``configs/base`` has some.
+The source is the config.json of a local model or of the hub's cache, or ``base/OWNER--NAME.json`` beside the
+configuration or in the project's own ``configs/base``.
 """
 
 from collections.abc import Sequence
@@ -26,17 +26,17 @@ def find_architecture(
     files: Sequence[Path] = (),
     given: str | None = None,
 ) -> transformers.PretrainedConfig:
-    """The base's architecture, from what is on this machine.
+    """The base's architecture, from files of the local machine.
 
     Args:
         base: Hub name, local folder, ``.gguf`` file, or ``package:NAME``.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the base model.
-        files: The configuration files; ``base/OWNER--NAME.json`` is looked for beside them and in the project.
+        files: Configuration files; ``base/OWNER--NAME.json`` is looked for beside each file and in the project.
         given: A config.json to use instead.
 
     Raises:
-        UserError: It is not on this machine.
+        UserError: The local machine has no file of the architecture.
     """
     if given is not None:
         return _read_architecture(Path(given), trust_remote_code=trust_remote_code)
@@ -48,6 +48,7 @@ def find_architecture(
     for folder in (*(file.parent for file in files), shipped_folder("configs")):
         if (folder / "base" / name).is_file():
             return _read_architecture(folder / "base" / name, trust_remote_code=trust_remote_code)
+    # A hub name has at most a single slash.
     cached = try_to_load_from_cache(base, "config.json", revision=revision) if base.count("/") < 2 else None
     if isinstance(cached, str):
         return _read_architecture(Path(cached), trust_remote_code=trust_remote_code)
@@ -70,15 +71,15 @@ def _read_architecture(file: Path, *, trust_remote_code: bool) -> transformers.P
 def build_on_meta(
     config: transformers.PretrainedConfig, *, num_classes: int | None = None, trust_remote_code: bool = False
 ) -> transformers.PreTrainedModel:
-    """The model of this architecture, with shapes and without values.
+    """The model of an architecture, with shapes and without values.
 
     Args:
         config: The architecture.
         num_classes: Build a classifier of sequences instead of a causal language model.
-        trust_remote_code: Run Python code that comes with it.
+        trust_remote_code: Run Python code that comes with the base model.
 
     Raises:
-        UserError: The architecture has no such model.
+        UserError: The architecture has no model for the task.
     """
     auto: Any = transformers.AutoModelForCausalLM
     if num_classes is not None:

@@ -1,7 +1,7 @@
-"""Puts an adapter into a Hugging Face model, takes it out again, and merges it into the weights on request.
+"""Attaches an adapter to a Hugging Face model, removes the adapter, and merges updates into the weights on request.
 
-The frozen weights are never touched but by :func:`merge`, which keeps the originals: nothing is ever subtracted, so
-:func:`unmerge` and :func:`remove` give back the base model bit by bit.
+Only :func:`merge` changes frozen weights, and keeps the originals. No update is ever subtracted, so :func:`unmerge` and
+:func:`remove` give back the base model bit by bit.
 """
 
 import warnings
@@ -17,26 +17,26 @@ from bishare.adapters.checkpoint import WEIGHTS, check_slots, copy_tensors, load
 from bishare.errors import UserError
 from bishare.models.adapted_linear import ADAPTED, AdaptedWeight, SharedInput, delta
 from bishare.models.classifier import head_parameters, train_head
+from bishare.models.factor_assembly import FactorAssembly
 from bishare.models.packed_attention import can_pack, patch_attention
 from bishare.models.targets import find_slots, siblings
-from bishare.models.upfront_assembly import Upfront
 from bishare.ops.frozen_linear import patch_linears, unpatch_linears
 from bishare.ops.rms_norm import patch_rms_norms, unpatch_rms_norms
 from bishare.ops.swiglu import patch_swiglu, unpatch_swiglu
 
 NAME = "bishare"
-"""Attribute of the base model under which its adapter is registered."""
+"""Attribute of the base model for the adapter."""
 HOOKS = "bishare_hooks"
-"""Attribute of the base model that holds the handles of :class:`~bishare.models.upfront_assembly.Upfront`.
+"""Attribute of the base model for the hook handles of :class:`~bishare.models.factor_assembly.FactorAssembly`.
 
-The handles lead to the model, so a copy of the adapter alone must not take them along."""
+The handles refer to the model. An attribute of the adapter would make a copy of the adapter copy the model too."""
 
 
 def adapter_of(model: nn.Module) -> Adapter:
     """The adapter in ``model``.
 
     Raises:
-        UserError: There is none.
+        UserError: The model has no adapter.
     """
     adapter = getattr(model, NAME, None)
     if not isinstance(adapter, Adapter):
@@ -45,9 +45,9 @@ def adapter_of(model: nn.Module) -> Adapter:
 
 
 def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
-    """Freeze ``model``, build the adapter of ``config`` on its device in fp32 and let its weights use it.
+    """Freeze ``model``, build the adapter of ``config`` in fp32 on the model's device and adapt the weights.
 
-    The model stays the object that it was, so that training loops and ``generate`` work as before.
+    The model stays the same object, so that training loops and ``generate`` work as before.
 
     Raises:
         UserError: ``model`` carries an adapter already, or a target matches nothing.
@@ -68,18 +68,19 @@ def attach(model: nn.Module, config: AdapterConfig) -> Adapter:
         assert isinstance(module, AdaptedWeight)
         readers = siblings(slot, slots)
         module.slot, module._adapter = slot, (adapter,)
+        # Siblings share the object, and with it the product x Aᵀ.
         module.shared = inputs.setdefault(frozenset(s.key for s in readers), SharedInput(readers, config.dropout))
     patch_linears(model)
     patch_rms_norms(model)
     patch_swiglu(model)
     adapter.attention = patch_attention(model)
-    setattr(model, HOOKS, Upfront(adapter, _adapted(model)).hook(model))
+    setattr(model, HOOKS, FactorAssembly(adapter, _adapted(model)).hook(model))
     model.add_module(NAME, adapter)
     return adapter
 
 
 def remove(model: nn.Module) -> None:
-    """Take the adapter out; weights, module types and ``requires_grad`` are again what they were, bitwise."""
+    """Remove the adapter; weights, module types and ``requires_grad`` are as before :func:`attach`, bitwise."""
     adapter = adapter_of(model)
     if adapter.merged:
         unmerge(model)
@@ -87,10 +88,10 @@ def remove(model: nn.Module) -> None:
 
 
 def merge_and_remove(model: nn.Module) -> None:
-    """Leave a plain model that holds the updates in its weights, in which nothing reminds of an adapter.
+    """Merge the updates and leave a plain model without a trace of the adapter.
 
     Raises:
-        UserError: As :func:`merge`.
+        UserError: As in :func:`merge`.
     """
     adapter = adapter_of(model)
     merge(model, keep_originals=False)
@@ -104,12 +105,12 @@ def _detach(model: nn.Module, adapter: Adapter) -> None:
     for module in _adapted(model):
         del module.slot, module._adapter, module.shared
         plain = next(plain for plain, adapted in ADAPTED.items() if isinstance(module, adapted))
-        module.__class__ = plain  # type: ignore[assignment]  # no longer what the iterator says
+        module.__class__ = plain  # type: ignore[assignment]  # no longer the type of the iterator
     unpatch_linears(model)
     unpatch_rms_norms(model)
     unpatch_swiglu(model)
-    if adapter.attention is not None and can_pack(model):  # else it was changed since
-        model.set_attn_implementation(adapter.attention)  # type: ignore[operator]  # it is a PreTrainedModel
+    if adapter.attention is not None and can_pack(model):  # otherwise the user changed the attention since
+        model.set_attn_implementation(adapter.attention)  # type: ignore[operator]  # the model is a PreTrainedModel
     delattr(model, NAME)
     for name in adapter.trainable_before:
         model.get_parameter(name).requires_grad_(True)
@@ -120,11 +121,11 @@ def merge(model: nn.Module, *, keep_originals: bool = True) -> None:
     """Add every update to its weight: computed in fp32, cast once to the weight's type.
 
     Args:
-        model: A model that carries an adapter; its forward then leaves the adapter out.
-        keep_originals: Keep a copy of each weight in main memory, so that :func:`unmerge` needs no other source.
+        model: A model with an adapter; forward passes then read the merged weights alone.
+        keep_originals: Keep a copy of each weight in main memory, for :func:`unmerge`.
 
     Raises:
-        UserError: It is merged already, or an adapted weight is tied to another one, which would change too.
+        UserError: The adapter is merged already, or merging would change a tied weight too.
     """
     adapter = adapter_of(model)
     if adapter.merged:
@@ -145,14 +146,14 @@ def merge(model: nn.Module, *, keep_originals: bool = True) -> None:
 
 @torch.no_grad()
 def unmerge(model: nn.Module, fresh: nn.Module | None = None) -> None:
-    """Put the weights of before :func:`merge` back, bitwise.
+    """Restore the weights from before :func:`merge`, bitwise.
 
     Args:
         model: A merged model.
-        fresh: The base model, loaded anew, to copy from when the originals were not kept.
+        fresh: The base model, loaded again, to copy from when the originals were not kept.
 
     Raises:
-        UserError: It is not merged, or no originals were kept and ``fresh`` is not given.
+        UserError: The adapter is not merged, or no originals were kept and ``fresh`` is not given.
     """
     adapter = adapter_of(model)
     if not adapter.merged:
@@ -169,7 +170,7 @@ def unmerge(model: nn.Module, fresh: nn.Module | None = None) -> None:
 
 
 def _restore(model: nn.Module, adapter: Adapter) -> None:
-    """Put back the originals that were kept."""
+    """Put the kept originals back."""
     for module in _adapted(model):
         if module.slot.key in adapter.originals:
             module.matrix().copy_(adapter.originals.pop(module.slot.key))
@@ -180,22 +181,24 @@ def _adapted(model: nn.Module) -> Iterator[AdaptedWeight]:
 
 
 def _tied(model: nn.Module, names: set[str]) -> Iterator[tuple[str, str]]:
-    """Pairs (weight named, other place in the model that holds the same parameter)."""
-    places: dict[int, list[str]] = {}
+    """Pairs of the parameter of a named module and a second name of the same parameter in the model."""
+    names_of: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        places.setdefault(id(parameter), []).append(name)
-    for where in places.values():
-        for name in where if len(where) > 1 else ():
+        names_of.setdefault(id(parameter), []).append(name)
+    for same in names_of.values():
+        if len(same) == 1:
+            continue
+        for name in same:
             if name.removesuffix(".weight") in names:
-                yield name, next(other for other in where if other != name)
+                yield name, next(other for other in same if other != name)
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
-    """Inject the adapter of ``folder`` into ``model``, with the classification head that comes with it, if any.
+    """Attach the adapter of ``folder`` to ``model``, with the classification head of the folder, if any.
 
     Raises:
-        UserError: As :func:`read_adapter`; or the adapter was trained on a model of other shapes, or a tensor is
-            missing, unknown or of another shape. The model is then left as it was.
+        UserError: As in :func:`read_adapter`; or the adapter was trained on a model of different shapes; or a tensor
+            is missing, unknown or of a different shape. The model is then unchanged.
     """
     file = read_adapter(folder)
     if file.head:
@@ -205,6 +208,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
         check_slots(file, adapter.slots, folder)
         load_tensors(adapter, file.tensors, where=str(Path(folder, WEIGHTS)))
     except UserError:
+        # A failed load leaves the model as before.
         remove(model)
         raise
     if file.head:
@@ -216,8 +220,9 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Adapter:
 
 
 def _check_head(model: nn.Module, head: Mapping[str, Tensor], folder: str | Path) -> None:
-    places = head_parameters(model) if isinstance(model, PreTrainedModel) else {}
-    wanted, found = ({name: list(t.shape) for name, t in tensors.items()} for tensors in (head, places))
+    parameters = head_parameters(model) if isinstance(model, PreTrainedModel) else {}
+    wanted = {name: list(tensor.shape) for name, tensor in head.items()}
+    found = {name: list(parameter.shape) for name, parameter in parameters.items()}
     if wanted != found:
         name = next(n for n in (*wanted, *found) if wanted.get(n) != found.get(n))
         raise UserError(

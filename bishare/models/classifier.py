@@ -1,7 +1,7 @@
-"""The head of a classifier: the part of the model that is trained in full beside the adapter.
+"""The head of a classifier, trained in full beside the adapter.
 
-Every module outside the encoder belongs to it, and the encoder's pooler: RoBERTa keeps that layer in its head, BERT in
-its encoder, and both have it from another task. The head is fp32 whatever the type of the frozen weights.
+The head is every module outside the encoder, and the encoder's pooler. RoBERTa keeps the pooler in its head and BERT in
+its encoder, and the pretrained pooler of both served a different task. The head is fp32 for frozen weights of any type.
 """
 
 from typing import Any
@@ -13,22 +13,25 @@ from bishare.adapters.base import Adapter
 
 
 def head_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
-    """The head's modules by their names in the model; shapes will do."""
+    """The head's modules by name in the model; works on the meta device."""
     encoder = model.base_model
-    modules = {n: m for n, m in model.named_children() if m is not encoder and not isinstance(m, Adapter)}
+    modules: dict[str, nn.Module] = {}
     pooler = getattr(encoder, "pooler", None)
     if isinstance(pooler, nn.Module):
-        modules = {f"{model.base_model_prefix}.pooler": pooler} | modules
-    return {name: module for name, module in modules.items() if any(True for _ in module.parameters())}
+        modules[f"{model.base_model_prefix}.pooler"] = pooler
+    for name, module in model.named_children():
+        if module is not encoder and not isinstance(module, Adapter):
+            modules[name] = module
+    # Dropout and activations have nothing to train.
+    return {name: module for name, module in modules.items() if list(module.parameters())}
 
 
 def head_parameters(model: PreTrainedModel) -> dict[str, nn.Parameter]:
-    """The head's parameters by their names in the model."""
-    return {
-        f"{name}.{rest}": parameter
-        for name, module in head_modules(model).items()
-        for rest, parameter in module.named_parameters()
-    }
+    """The head's parameters by name in the model."""
+    found: dict[str, nn.Parameter] = {}
+    for name, module in head_modules(model).items():
+        found |= module.named_parameters(prefix=name)
+    return found
 
 
 def train_head(model: PreTrainedModel) -> None:
@@ -39,8 +42,11 @@ def train_head(model: PreTrainedModel) -> None:
 
 
 def _cast(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Inputs in the type of the head's values, which DeepSpeed may have changed to that of the others."""
+    """Inputs in the type of the head's parameters."""
+    # Looked up for each call: DeepSpeed may have given the head the type of the frozen weights.
     dtype = next(p for p in module.parameters() if p.is_floating_point()).dtype
-    return tuple(
-        value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value for value in arguments
-    )
+    cast: list[Any] = []
+    for value in arguments:
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        cast.append(value.to(dtype) if is_float else value)
+    return tuple(cast)

@@ -1,4 +1,4 @@
-"""The head of a language model, where it is a frozen module of its own."""
+"""The head of a language model, where the head is a frozen module of its own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,15 @@ _plain_heads: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def head_of(model: nn.Module) -> nn.Module | None:
-    """The frozen module that alone makes logits of the last hidden state; None if the model is not built so.
+    """The frozen module that alone turns the last hidden state into logits; None if the model has none.
 
-    Some models scale their logits or cap them after the head. No list of names decides: the first time, a forward
-    pass over two tokens must give the same logits with and without the model's own last steps.
+    Some models scale or cap their logits after the head. No list of names decides: on the first call, a forward pass
+    over two tokens must give the same logits with and without the model's own last steps.
     """
     if not isinstance(model, PreTrainedModel) or model.config.is_encoder_decoder or model.base_model is model:
         return None
     head = cast(Any, model).get_output_embeddings()
+    # A trained head needs gradients of its weight, which the chunked loss does not form.
     if not isinstance(head, nn.Module) or any(p.requires_grad for p in head.parameters()):
         return None
     if model not in _plain_heads:
@@ -39,7 +40,7 @@ def _is_plain(model: PreTrainedModel, head: nn.Module) -> bool:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module gets back the mode it had."""
+    """Evaluation mode inside the context, for every module; the modes of before come back at the end."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -46,7 +46,7 @@ def load_base(
         trust_remote_code: Whether to run Python code that comes with the model.
 
     Raises:
-        UserError: If it cannot be found or read, or holds no weights for a part of a causal language model.
+        UserError: The base cannot be found or read, or holds no weights for a part of a causal language model.
     """
     config = _load_config(base, revision, trust_remote_code)
     model, missing = _load_model(AutoModelForCausalLM, base, config, dtype, revision, trust_remote_code)
@@ -66,22 +66,22 @@ def load_classifier(
     revision: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
-    """The model of the base's architecture that classifies sequences, its head drawn anew, in evaluation mode.
+    """The sequence classifier of the base's architecture, with a newly drawn head, in evaluation mode.
 
     Args:
-        base: As for :func:`load_base`.
-        num_classes: Classes, or 1 for a score.
+        base: As in :func:`load_base`.
+        num_classes: Number of classes, or 1 for a score.
         dtype: Type of the weights.
         revision: Branch, tag or commit, for hub names only.
         trust_remote_code: Whether to run Python code that comes with the model.
 
     Raises:
-        UserError: If it cannot be found or read, or holds no weights for a part of the encoder.
+        UserError: The base cannot be found or read, or holds no weights for a part of the encoder.
     """
     config = load_base_config(base, revision=revision, trust_remote_code=trust_remote_code)
     config.num_labels = num_classes
     level = transformers_logging.get_verbosity()
-    # It reports at length that the head is new and the old one is not used.
+    # transformers reports at length that the head is new and that a pretrained head is not used.
     transformers_logging.set_verbosity(logging.ERROR)
     try:
         model, missing = _load_model(
@@ -89,11 +89,11 @@ def load_classifier(
         )
     finally:
         transformers_logging.set_verbosity(level)
-    drawn = {f"{name}." for name in head_modules(model)}
-    if lost := [name for name in missing if not name.startswith(tuple(drawn))]:
+    drawn = tuple(f"{name}." for name in head_modules(model))
+    if lost := [name for name in missing if not name.startswith(drawn)]:
         raise UserError(
             f"base {base} holds no weights for {lost[0]} ({len(lost)} missing in all) of its encoder; "
-            f"give one that is complete (this is {type(config).__name__})."
+            f"give a complete base (this is {type(config).__name__})."
         )
     return model
 
@@ -101,10 +101,10 @@ def load_classifier(
 def _load_model(
     auto: Any, base: str, config: PretrainedConfig, dtype: Dtype, revision: str | None, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model of this kind, and the names of the weights that the base does not hold."""
+    """The model of the class ``auto``, and the names of weights missing from the base."""
     source = find_base(base, revision=revision)
     _refuse_adapter(base, (Path(source.location) / "adapter_config.json").is_file())
-    # Left to itself, transformers keeps GGUF weights in their quantised blocks: nothing that can be merged or saved.
+    # By default transformers keeps GGUF weights in quantised blocks, which can be neither merged nor saved.
     quantization = GgufConfig(dequantize=True) if source.gguf_file else None
     with _errors_of(base, source):
         loaded: Any = auto.from_pretrained(
@@ -119,12 +119,13 @@ def _load_model(
         )
     model, report = loaded  # with output_loading_info
     assert isinstance(model, PreTrainedModel)
-    _refuse_adapter(base, getattr(model, "_hf_peft_config_loaded", False))  # one of a hub repository
+    _refuse_adapter(base, getattr(model, "_hf_peft_config_loaded", False))  # from a hub repository
     return model, sorted(report["missing_keys"])
 
 
 def _refuse_adapter(base: str, found: bool) -> None:
-    """transformers would load an adapter that lies beside the weights, without a word; ours would be the second."""
+    """Raise a UserError if an adapter lies beside the base's weights."""
+    # transformers would load the adapter without a word, and ours would be the second.
     if found:
         raise UserError(
             f"base {base} carries an adapter already (adapter_config.json), and a base takes one; give the model "
@@ -133,18 +134,18 @@ def _refuse_adapter(base: str, found: bool) -> None:
 
 
 def load_base_config(base: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The architecture of ``base``, without its weights; arguments and errors as for ``load_base``."""
+    """The architecture of ``base`` without weights; arguments and errors as in :func:`load_base`."""
     return copy.deepcopy(_load_config(base, revision, trust_remote_code))
 
 
-@functools.cache  # the one of a GGUF file takes seconds to read
+@functools.cache  # the tokenizer of a GGUF file takes seconds to read
 def load_tokenizer(
     base: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer of ``base``, with a padding token; one shared object per ``base``, so do not change it.
+    """The tokenizer of ``base``, with a padding token: a shared object per ``base``, not to be changed.
 
     Raises:
-        UserError: If it cannot be found or read, or has no token to pad with.
+        UserError: The tokenizer cannot be found or read, or has no token to pad with.
     """
     source = find_base(base, revision=revision)
     with _errors_of(base, source):
@@ -170,11 +171,14 @@ def _load_config(base: str, revision: str | None, trust_remote_code: bool) -> Pr
 
 @contextmanager
 def _errors_of(base: str, source: Source) -> Iterator[None]:
-    """Turn the errors of transformers about a model's files into one line that names the model."""
-    # A GGUF file that was cut short ends in any of these, depending on where.
-    errors = (OSError, ValueError, IndexError, KeyError, struct.error) if source.gguf_file else (OSError, ValueError)
+    """Turn the errors of transformers about a model's files into a line with the model's name."""
+    errors: tuple[type[Exception], ...] = (OSError, ValueError)
+    reason = "cannot be loaded"
+    if source.gguf_file:
+        # The place where a GGUF file was cut short decides the error.
+        errors += (IndexError, KeyError, struct.error)
+        reason = "is damaged, cut short or of an unknown kind"
     try:
         yield
     except errors as error:
-        reason = "is damaged, cut short or of an unknown kind" if source.gguf_file else "cannot be loaded"
         raise UserError(f"base {base} {reason}: {textwrap.shorten(str(error), 300)}") from error

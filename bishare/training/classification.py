@@ -22,7 +22,7 @@ from bishare.adapters.base import AdapterConfig
 from bishare.data.glue import TASKS, Task, TaskName
 from bishare.errors import UserError
 from bishare.models.classifier import head_parameters, train_head
-from bishare.models.dtypes import Asked
+from bishare.models.dtypes import DtypeChoice
 from bishare.models.loading import load_classifier
 from bishare.training.loss import TokenLoss
 from bishare.training.module import Batch, BiShareModule
@@ -62,7 +62,7 @@ class ClassificationModule(BiShareModule):
         adapter: AdapterConfig,
         task: TaskName,
         *,
-        base_dtype: Asked = "bfloat16",
+        base_dtype: DtypeChoice = "bfloat16",
         revision: str | None = None,
         trust_remote_code: bool = False,
         learning_rate: float = 1e-4,

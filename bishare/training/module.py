@@ -20,7 +20,7 @@ from bishare.errors import UserError
 from bishare.models.activation_checkpointing import checkpoint_layers
 from bishare.models.attach import NAME, adapter_of, attach
 from bishare.models.compiling import compile_norms
-from bishare.models.dtypes import Asked, Dtype, base_type, is_slow
+from bishare.models.dtypes import Dtype, DtypeChoice, base_type, is_slow
 from bishare.models.loading import load_base, load_tokenizer
 from bishare.models.packed_attention import use_packed_attention
 from bishare.training.checkpoint_check import check_shapes
@@ -69,7 +69,7 @@ class BiShareModule(LightningModule):
         base: str,
         adapter: AdapterConfig,
         *,
-        base_dtype: Asked = "bfloat16",
+        base_dtype: DtypeChoice = "bfloat16",
         revision: str | None = None,
         trust_remote_code: bool = False,
         learning_rate: float = 1e-4,

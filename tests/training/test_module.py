@@ -15,7 +15,7 @@ from bishare.adapters.base import AdapterConfig
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
-from bishare.models.upfront_assembly import Upfront
+from bishare.models.factor_assembly import FactorAssembly
 from bishare.training.module import BiShareModule
 from tests.compiler import needs_compiler
 
@@ -124,7 +124,7 @@ def test_only_the_adapter_trains_and_the_base_is_bitwise_what_it_was(base, train
 
 def test_gradient_checkpointing_trains_the_same(base, trainer, monkeypatch) -> None:
     # Both runs assemble layer by layer, or shared factors' gradients are added up in two orders.
-    monkeypatch.setattr(Upfront, "assemble", lambda *_: None)
+    monkeypatch.setattr(FactorAssembly, "assemble", lambda *_: None)
     results = []
     for checkpointing in (False, True):
         model = module(base, BiShareConfig(size=16, dropout=0.2), gradient_checkpointing=checkpointing)

@@ -18,7 +18,7 @@ from bishare.adapters.registry import config_classes
 from bishare.commands.config.messages import explain
 from bishare.commands.config.trees import load, names_part, overlay
 from bishare.errors import UserError
-from bishare.models.dtypes import Asked
+from bishare.models.dtypes import DtypeChoice
 
 SECTIONS = ("trainer", "data")
 CLASSIFICATION = "ClassificationData"
@@ -33,7 +33,7 @@ class ModelSettings:
         base: str,
         adapter: AdapterConfig,
         *,
-        base_dtype: Asked = "bfloat16",
+        base_dtype: DtypeChoice = "bfloat16",
         revision: str | None = None,
         trust_remote_code: bool = False,
         learning_rate: float = 1e-4,

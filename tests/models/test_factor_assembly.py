@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from bishare import ASLoRAConfig, BiShareConfig, LoRAConfig, VeRAConfig, attach, merge, remove, unmerge
 from bishare.adapters.base import AdapterConfig
-from bishare.models import adapted_linear, upfront_assembly
+from bishare.models import adapted_linear, factor_assembly
 from bishare.models.adapted_linear import AdaptedWeight
 from bishare.models.attach import HOOKS, adapter_of
 from tests.randomised import randomise
@@ -42,8 +42,8 @@ class Counter:
             self.alone += 1
             return one(*args, **options)
 
-        each, one = upfront_assembly.assemble_each, adapted_linear.assemble
-        monkeypatch.setattr(upfront_assembly, "assemble_each", assemble_each)
+        each, one = factor_assembly.assemble_each, adapted_linear.assemble
+        monkeypatch.setattr(factor_assembly, "assemble_each", assemble_each)
         monkeypatch.setattr(adapted_linear, "assemble", assemble)
 
 
@@ -97,10 +97,10 @@ def test_the_trunk_alone_assembles_once_too(
 def test_factors_are_forgotten_when_the_pass_ends_or_fails(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = adapted(tiny_model, LoRAConfig())
     model(input_ids=token_ids)
-    assert all(its.ready is None for its in inputs_of(model))
+    assert all(shared.assembled is None for shared in inputs_of(model))
     with pytest.raises(IndexError):
         model(input_ids=token_ids + 10_000)
-    assert all(its.ready is None for its in inputs_of(model))
+    assert all(shared.assembled is None for shared in inputs_of(model))
 
 
 def test_every_pass_reads_the_parameters_as_they_are(tiny_model: ModelFactory, token_ids: Tensor) -> None:

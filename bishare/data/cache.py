@@ -14,7 +14,7 @@ import numpy as np
 from huggingface_hub import constants
 from transformers import PreTrainedTokenizerBase
 
-from bishare.data import encoding, prompts
+from bishare.data import chats, encoding, prompts
 from bishare.data.encoding import Example
 from bishare.data.rows import AnyRow
 from bishare.files import atomic_file
@@ -52,7 +52,7 @@ def cached(
 def fingerprint(rows: Sequence[AnyRow], tokenizer: PreTrainedTokenizerBase, options: dict[str, Any]) -> str:
     """The name of a cached result, which changes with the rows, the tokenizer, the options and our own code."""
     digest = hashlib.sha256()
-    for module in (prompts, encoding):
+    for module in (chats, prompts, encoding):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     digest.update(tokenizer.backend_tokenizer.to_str().encode())
@@ -69,6 +69,8 @@ def _save(path: Path, examples: Sequence[Example]) -> None:
             file,
             lengths=np.array([len(example.input_ids) for example in examples]),
             cut=np.array([example.cut for example in examples]),
+            joined=np.array([example.joined for example in examples]),
+            num_rewritten=np.array([example.num_rewritten for example in examples]),
             input_ids=np.concatenate([np.array(example.input_ids, dtype=np.int32) for example in examples]),
             labels=np.concatenate([np.array(example.labels, dtype=np.int32) for example in examples]),
         )
@@ -78,7 +80,8 @@ def _load(path: Path) -> list[Example]:
     with np.load(path) as file:
         ends = np.cumsum(file["lengths"])[:-1]
         ids, labels = (np.split(file[name], ends) for name in ("input_ids", "labels"))
-        return [Example(*row) for row in zip(map(_ints, ids), map(_ints, labels), file["cut"].tolist(), strict=True)]
+        counts = (file[name].tolist() for name in ("cut", "joined", "num_rewritten"))
+        return list(map(Example, map(_ints, ids), map(_ints, labels), *counts))
 
 
 def _ints(values: Any) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from bishare.data.chats import TemplateText, end_of_turn
 from bishare.data.prompts import Prompt, render_reply
 from bishare.data.rows import AnyRow
 from bishare.errors import UserError
@@ -27,6 +28,10 @@ class Example(NamedTuple):
     """As long as ``input_ids``; -100 where a token carries no loss, everywhere if no token of an answer fits."""
     cut: bool
     """Whether tokens were left out to fit the maximum length."""
+    joined: bool = False
+    """Whether a token holds the end of a prompt and the start of its answer: generation has no such token."""
+    num_rewritten: int = 0
+    """Earlier answers of a chat that are read and not trained (see ``chats.py``)."""
 
 
 class _Tokens(NamedTuple):
@@ -50,9 +55,10 @@ def encode(
 ) -> list[Example]:
     """Tokenise rows; each example ends with its end-of-text token, or the end of the last answer's turn in a chat.
 
-    A longer example keeps its first ``max_length - 1`` tokens and an end token. Everything after the last answer that
-    fits is left out. With ``loss_on="answer"`` the labels are the answers, each with its end token; there are no
-    labels if no token of an answer is left. A plain text is all answer.
+    A longer example keeps its first ``max_length`` tokens, without an end token and without a part of a character at
+    the cut: a model must not learn to stop inside a sentence. Everything after the last answer that fits is left out.
+    With ``loss_on="answer"`` the labels are the answers, each with its end token; there are no labels if no token of an
+    answer is left. A plain text is all answer.
 
     Raises:
         UserError: If the tokenizer has no end-of-text token, or no chat template where a row needs the template.
@@ -63,33 +69,54 @@ def encode(
     examples = []
     for reply, tokens in zip(replies, _tokenise(tokenizer, texts), strict=True):
         turns = [_answer_tokens(tokenizer, tokens, reply.text, answer) for answer in reply.answers]
+        joined = any(
+            start and _spans(tokens.encoding, turn.first, start)
+            for turn, (start, _) in zip(turns, reply.answers, strict=True)
+        )
         ids, turns = _close(tokenizer, tokens.ids, turns, closing)
-        examples.append(_label(ids, turns, loss_on, max_length))
+        kept = len(ids) if len(ids) <= max_length else _whole_characters(tokens.encoding, max_length)
+        example = _label(ids, turns, loss_on, kept)
+        examples.append(example._replace(joined=joined, num_rewritten=reply.num_rewritten))
     return examples
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that end an answer: the end-of-text token, and what the chat template writes behind an answer."""
+    ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    known = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
+    closing = tokenizer(end_of_turn(tokenizer), add_special_tokens=False)["input_ids"]
+    found = next((token for token in closing if token in known), None)
+    if found is not None and found not in ends:
+        ends.append(found)
+    return ends
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> dict[str, Any]:
     """Tokenise rendered prompts for generation: ``input_ids`` and ``attention_mask`` ``[b, n]``, padded on the left."""
-    rows = [_without_end(tokenizer, tokens.ids) for tokens in _tokenise(tokenizer, prompts)]
+    rows = []
+    for prompt, tokens in zip(prompts, _tokenise(tokenizer, prompts), strict=True):
+        whole = isinstance(prompt, TemplateText)  # an end token in a template's text ends an earlier turn
+        rows.append(tokens.ids if whole else _without_end(tokenizer, tokens.ids))
     padded = tokenizer.pad({"input_ids": rows}, padding_side="left", return_tensors="pt")
     return {"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]}
 
 
 def _tokenise(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[_Tokens]:
-    """The tokens of texts in their order, with one start-of-text token at most.
+    """The tokens of texts in their order.
 
-    A template may write the start-of-text token itself; the tokenizer must not add a second.
+    A chat template writes all special tokens itself, as ``apply_chat_template`` takes for granted. In other texts the
+    tokenizer adds its own, but no second start-of-text token.
     """
     start = str(tokenizer.bos_token or "")
     found: dict[int, _Tokens] = {}
     # Two calls at most rather than a call per text: a call tokenises its texts in parallel.
-    for has_start in (False, True):
+    for is_whole in (False, True):
         places = []
         for place, text in enumerate(texts):
-            if (bool(start) and text.startswith(start)) is has_start:
+            if (isinstance(text, TemplateText) or (bool(start) and text.startswith(start))) is is_whole:
                 places.append(place)
         if places:
-            part = tokenizer([texts[place] for place in places], add_special_tokens=not has_start, verbose=False)
+            part = tokenizer([texts[place] for place in places], add_special_tokens=not is_whole, verbose=False)
             encodings = getattr(part, "encodings", None) or [None] * len(places)
             found |= dict(zip(places, map(_Tokens, part["input_ids"], encodings), strict=True))
     return [found[place] for place in range(len(texts))]
@@ -165,21 +192,38 @@ def _close(
     return ids[: closed[-1].closed] if closed else [], closed
 
 
-def _label(ids: list[int], turns: Sequence[_Turn], loss_on: LossOn, max_length: int) -> Example:
-    cut = len(ids) > max_length
+def _label(ids: list[int], turns: Sequence[_Turn], loss_on: LossOn, kept: int) -> Example:
+    """The example with its first ``kept`` tokens."""
+    cut = len(ids) > kept
+    ids = ids[:kept]
     if loss_on == "all":
-        if cut:
-            ids = [*ids[: max_length - 1], ids[-1]]
         return Example(ids, list(ids), cut)
-    # An answer counts if a token of the answer is left beside the end token of the example.
-    turns = [turn for turn in turns if turn.first < min(turn.stop, max_length - 1)]
-    if cut:
-        end = turns[-1].closed if turns else len(ids)
-        ids = ids[:end] if end <= max_length else [*ids[: max_length - 1], ids[end - 1]]
+    # An answer counts if a token of the answer is left.
+    turns = [turn for turn in turns if turn.first < min(turn.stop, kept)]
+    if cut and turns:  # a question behind the last answer that fits has no answer
+        ids = ids[: turns[-1].closed]
     labels = [NO_LABEL] * len(ids)
     for first, _, closed in turns:
         labels[first:closed] = ids[first:closed]
     return Example(ids, labels, cut)
+
+
+def _whole_characters(encoding: Any, length: int) -> int:
+    """The largest number of tokens up to ``length`` that ends with a whole character."""
+    if encoding is None:
+        return length
+    # The bytes of a character may be several tokens, all with the span of the character.
+    while length and (after := encoding.token_to_chars(length)) and (last := encoding.token_to_chars(length - 1)):
+        if last[1] <= after[0]:
+            break
+        length -= 1
+    return length
+
+
+def _spans(encoding: Any, token: int, character: int) -> bool:
+    """Whether a token holds the character and the character before."""
+    span = encoding.token_to_chars(token) if encoding is not None and token < len(encoding) else None
+    return span is not None and span[0] < character < span[1]
 
 
 def _without_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:

@@ -41,7 +41,7 @@ class Examples(Dataset[dict[str, Any]]):
 
     def __init__(self, examples: Sequence[Example], *, pad_token_id: int, packing: bool = False) -> None:
         self.pad_token_id, self.packing = pad_token_id, packing
-        ids, labels, _ = zip(*examples, strict=True)
+        ids, labels, *_ = zip(*examples, strict=True)
         self.lengths = np.array(list(map(len, ids)), dtype=np.int64)
         self.offsets = np.concatenate([[0], np.cumsum(self.lengths)])
         # Flat arrays rather than lists: an eighth of the memory, and worker processes share it.

@@ -5,7 +5,7 @@ Wang et al., 2019 (arXiv:1804.07461), table 1.
 
 from typing import Any, Literal, NamedTuple
 
-from bishare.data.rows import check_object, field_of, text_of
+from bishare.data.fields import check_object, field_of, text_of
 from bishare.errors import UserError
 
 TaskName = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]

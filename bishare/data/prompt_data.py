@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm  # type: ignore[import-untyped]  # its stubs are a package of their own
 
 from bishare.data.cache import cached
+from bishare.data.chats import read_template
 from bishare.data.encoding import Example, LossOn, encode, encode_prompts
 from bishare.data.examples import Examples, count_labels
 from bishare.data.mixture import Mixture
 from bishare.data.prompts import Prompt, render_prompt
-from bishare.data.rows import AnyRow, Row, Text, answer_of
+from bishare.data.rows import AnyRow, Row, Text, answer_of, is_answered
 from bishare.data.step_data import StepData
 from bishare.data.step_sampler import StepLoader
 from bishare.errors import UserError
@@ -35,6 +36,9 @@ class PromptData(StepData):
     a model whose attention cannot keep examples apart gets padded rows of similar lengths."""
     prompt: Prompt = "alpaca"
     """Wording of an instruction: ``alpaca`` or ``chat``, the chat template of the tokenizer."""
+    chat_template: str | None = None
+    """Chat template to use instead of the tokenizer's default: a file with a Jinja template, or the name of a template
+    of a tokenizer that has several."""
     loss_on: LossOn = "answer"
     """Tokens with a loss: those of every answer and its end token (``answer``), or all tokens (``all``)."""
     num_validation: int | None = None
@@ -44,6 +48,7 @@ class PromptData(StepData):
         super().__post_init__()
         if self.num_validation is not None and self.num_validation < 0:
             raise UserError(f"num_validation is {self.num_validation}; it must not be negative.")
+        self.num_joined = self.num_rewritten = self.num_unanswered = 0
         self._train_rows: list[AnyRow] = []
         self._validation_rows: list[AnyRow] = []
 
@@ -57,7 +62,7 @@ class PromptData(StepData):
 
     def load_validation(self) -> Examples | None:
         """The held-out rows with a label; rows without a label are left out."""
-        self._train_rows, held_out = self._split_rows(self.read())
+        self._train_rows, held_out = self._split_rows(self._answered(self.read()))
         self._validation_rows, examples = self._encode(held_out, "validation")
         return examples
 
@@ -116,6 +121,31 @@ class PromptData(StepData):
             "reference": [answer_of(row) for row in rows],
         }
 
+    def _load_tokenizer(self) -> None:
+        is_new = self.tokenizer is None
+        super()._load_tokenizer()
+        if is_new and self.chat_template is not None:
+            self.tokenizer.chat_template = read_template(self.chat_template, self.tokenizer)
+
+    def _answered(self, rows: list[AnyRow]) -> list[AnyRow]:
+        """The rows with an answer to learn; the others are counted.
+
+        Raises:
+            UserError: If no row has an answer.
+        """
+        answered = list(filter(is_answered, rows))
+        self.num_unanswered += len(rows) - len(answered)
+        if len(answered) < len(rows):
+            first = next(number for number, row in enumerate(rows, start=1) if not is_answered(row))
+            message = (
+                f"{len(rows) - len(answered):,} of {len(rows):,} rows have no answer, or an empty one (the first: row "
+                f"{first:,})"
+            )
+            if not answered:
+                raise UserError(f"{message}; give each row an answer to learn.")
+            rank_zero_info(f"Data: {message}; they are left out.")
+        return answered
+
     def _split_rows(self, rows: list[AnyRow]) -> tuple[list[AnyRow], list[AnyRow]]:
         """Training and validation rows; the validation rows do not depend on ``max_examples``."""
         num_validation = self.num_validation
@@ -123,7 +153,8 @@ class PromptData(StepData):
             num_validation = min(200, len(rows) // 10)
         if num_validation >= len(rows):
             raise UserError(
-                f"num_validation is {num_validation}, but there are {len(rows):,} rows in all; leave some to train on."
+                f"num_validation is {num_validation}, but there are {len(rows):,} rows with an answer in all; leave "
+                "some to train on."
             )
         # Validation rows first: more or fewer training rows leave them alone, so that losses stay comparable.
         order = [rows[index] for index in np.random.default_rng(self.seed).permutation(len(rows))]
@@ -134,6 +165,7 @@ class PromptData(StepData):
         """The rows with labels, and their tokens; None if there are no rows."""
         if not rows:
             return [], None
+        # The tokenizer's template is a part of the key already.
         options = {"prompt": self.prompt, "loss_on": self.loss_on, "max_length": self.max_length}
         encoded = cached(rows, self.tokenizer, options, lambda: list(self._tokens(rows, what)))
         kept, examples = [], []
@@ -148,7 +180,10 @@ class PromptData(StepData):
                 f"{self.max_length}; raise max_length."
             )
         self.num_dropped += len(rows) - len(kept)
-        self.num_cut += sum(example.cut for example in examples)
+        for example in examples:
+            self.num_cut += example.cut
+            self.num_joined += example.joined
+            self.num_rewritten += example.num_rewritten
         return kept, Examples(examples, pad_token_id=self.tokenizer.pad_token_id, packing=self.packing)
 
     def _tokens(self, rows: list[AnyRow], what: str) -> Iterator[Example]:
@@ -171,3 +206,20 @@ class PromptData(StepData):
             f"per epoch of {self.batch_size} examples; {self.accumulation} micro-batches per step and device, devices: "
             f"{self._world_size}."
         )
+        for line in self.remarks():
+            rank_zero_info(line)
+
+    def remarks(self) -> list[str]:
+        """What a user would not expect of the examples, a line each."""
+        lines = []
+        if self.num_joined:
+            lines.append(
+                f"{self.num_joined:,} examples have a token that holds the end of the prompt and the start of the "
+                "answer. Generation never sees such a token; end prompts without a space or line break."
+            )
+        if self.num_rewritten:
+            lines.append(
+                f"{self.num_rewritten:,} earlier answers of chats are read and not trained: the chat template writes "
+                "them otherwise than a last answer (without thoughts, as a rule)."
+            )
+        return lines

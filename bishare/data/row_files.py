@@ -1,10 +1,13 @@
 """Reads rows from a JSON, JSONL or Parquet file, a folder or the hub; errors name the file and the row."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
 
 from bishare.data.rows import AnyRow, Format, detect_format, parse_row
 from bishare.errors import UserError
@@ -35,9 +38,13 @@ def read_rows(source: str, *, split: str = "train", subset: str | None = None, f
     Raises:
         UserError: If the source cannot be found or read or holds no rows, or a row lacks a field of the format.
     """
-    rows = list(parse_rows(read_objects(source, split=split, subset=subset), source, format))
+    unused: Counter[str] = Counter()
+    rows = list(parse_rows(read_objects(source, split=split, subset=subset), source, format, unused))
     if not rows:
         raise UserError(f"{source} holds no rows.")
+    if unused:
+        counts = ", ".join(f"{name} ({count:,} times)" for name, count in unused.most_common())
+        rank_zero_info(f"Data: fields of {source} that are not used: {counts}.")
     return rows
 
 
@@ -48,13 +55,13 @@ def read_objects(source: str, *, split: str = "train", subset: str | None = None
     return enumerate(load_hub(source, split, subset), start=1)
 
 
-def parse_rows(objects: Numbered, source: str, format: Format) -> Iterator[AnyRow]:
-    """The rows of objects with named fields, all in the same format."""
+def parse_rows(objects: Numbered, source: str, format: Format, unused: Counter[str] | None = None) -> Iterator[AnyRow]:
+    """The rows of objects with named fields, all in the same format; ``unused`` counts the fields that are not used."""
     for number, fields in objects:
         where = f"{source}, row {number}"
         if format == "auto":  # the first row decides for all
             format = detect_format(fields, where)
-        yield parse_row(fields, format, where)
+        yield parse_row(fields, format, where, unused)
 
 
 def read_lines(path: Path, start: int = 0) -> Iterator[tuple[int, str]]:
@@ -76,6 +83,8 @@ def parse_line(path: Path, number: int, line: str) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise _broken(path, number, number, error) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, number, error) from error
 
 
 def read_parquet(path: Path, start: int = 0) -> Iterator[tuple[int, Any]]:
@@ -163,6 +172,8 @@ def _list_objects(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         yield from enumerate(json.loads(text), start=1)
     except json.JSONDecodeError as error:
         raise _broken(path, _broken_element(text), error.lineno, error) from error
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, _broken_element(text), error) from error
 
 
 def _broken_element(text: str) -> int:
@@ -173,7 +184,7 @@ def _broken_element(text: str) -> int:
     while True:
         try:
             _, end = decoder.raw_decode(text, _skip_space(text, place))
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return number
         place = _skip_space(text, end)
         if text[place : place + 1] != ",":
@@ -192,6 +203,12 @@ def _broken(path: Path, number: int, line: int, error: json.JSONDecodeError) -> 
         f"{path}, row {number}: broken JSON ({error.msg}, line {line}, column {error.colno}); "
         "want a list of objects, or one object per line."
     )
+
+
+def _unreadable(path: Path, number: int, error: Exception) -> UserError:
+    """JSON that Python does not read: nested too deeply, or with a number of thousands of digits."""
+    reason = "nested too deeply" if isinstance(error, RecursionError) else _one_line(error).partition(";")[0]
+    return UserError(f"{path}, row {number}: this JSON cannot be read ({reason}); simplify the row or leave it out.")
 
 
 def _one_line(error: Exception) -> str:

@@ -2,16 +2,19 @@
 
 Formats and their fields:
 
-alpaca      instruction, input (may be left out), output
-chat        messages: a list of role (system, user, assistant) and content
-sharegpt    conversations: a list of from (system, human, gpt) and value
+alpaca      instruction, input (may be left out), output; system and history (pairs of question and answer)
+chat        messages (see ``turns.py``); tools
+sharegpt    conversations: a list of from (system, human, gpt, tool) and value; system and tools
 completion  prompt, completion
 flan        inputs, targets, taken as instruction and output
 text        text
 """
 
+from collections import Counter
 from typing import Any, Literal, NamedTuple
 
+from bishare.data.fields import check_object, from_json, list_of, text_of, to_json
+from bishare.data.turns import OPENAI, SHAREGPT, Message, parse_turns
 from bishare.errors import UserError
 
 Format = Literal["auto", "alpaca", "chat", "sharegpt", "completion", "flan", "text"]
@@ -26,8 +29,15 @@ FORMAT_FIELDS = {
 }
 """The field that tells a format; a row with several of these fields has the first format in this order."""
 
-SPEAKERS = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-"""Roles by their names in ShareGPT."""
+USED = {
+    "alpaca": {"instruction", "input", "output", "system", "history"},
+    "chat": {"messages", "tools"},
+    "sharegpt": {"conversations", "system", "tools"},
+    "completion": {"prompt", "completion"},
+    "flan": {"inputs", "targets"},
+    "text": {"text"},
+}
+"""The fields of a row that training uses, by format."""
 
 
 class Row(NamedTuple):
@@ -37,20 +47,18 @@ class Row(NamedTuple):
     input: str
     """Further context; may be empty."""
     output: str
-
-
-class Message(NamedTuple):
-    """A turn of a chat."""
-
-    role: str
-    """``system``, ``user`` or ``assistant``."""
-    content: str
+    system: str = ""
+    """Message before the conversation; may be empty."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier questions with their answers."""
 
 
 class Chat(NamedTuple):
-    """A conversation up to its last answer; there are no messages if nobody answers."""
+    """A conversation up to its last trained answer; there are no messages without such an answer."""
 
     messages: tuple[Message, ...]
+    tools: str = ""
+    """The functions that the assistant may call, as a JSON list; empty if there are none."""
 
 
 class Completion(NamedTuple):
@@ -82,6 +90,13 @@ def answer_of(row: AnyRow) -> str:
             return row.text
 
 
+def is_answered(row: AnyRow) -> bool:
+    """Whether the row has an answer to learn: not empty, or in a chat a call of a function."""
+    if isinstance(row, Chat):
+        return bool(row.messages) and row.messages[-1].says_something
+    return bool(answer_of(row).strip())
+
+
 def detect_format(fields: Any, where: str) -> Format:
     """The format of a row, by its fields.
 
@@ -94,33 +109,42 @@ def detect_format(fields: Any, where: str) -> Format:
     """
     check_object(fields, where)
     for name, field in FORMAT_FIELDS.items():
-        if field in fields:
+        if fields.get(field) is not None:
             return name  # type: ignore[return-value]  # the keys are the formats
     known = ", ".join(f"{field} ({name})" for name, field in FORMAT_FIELDS.items())
-    raise UserError(f"{where}: no known format has the fields {_names(fields)}; want one of: {known}.")
+    raise UserError(
+        f"{where}: no known format has the fields {', '.join(map(str, fields)) or 'none'}; want one of: {known}."
+    )
 
 
-def parse_row(fields: Any, format: Format, where: str) -> AnyRow:
+def parse_row(fields: Any, format: Format, where: str, unused: Counter[str] | None = None) -> AnyRow:
     """The row with the given fields.
 
     Args:
         fields: The fields of the row, as read.
         format: The format of the row; not ``auto``.
         where: File and row, for messages.
+        unused: Counts the fields that training does not use, by name.
 
     Raises:
         UserError: If a field is missing or has the wrong type, or a role is unknown.
     """
     check_object(fields, where)
+    if unused is not None:
+        unused.update(name for name in fields if name not in USED[format] and fields[name] not in (None, "", [], {}))
     match format:
         case "alpaca":
-            instruction, context = text_of(fields, "instruction", where), text_of(fields, "input", where, optional=True)
-            return Row(instruction, context, text_of(fields, "output", where))
+            return Row(
+                text_of(fields, "instruction", where),
+                text_of(fields, "input", where, optional=True),
+                text_of(fields, "output", where),
+                text_of(fields, "system", where, optional=True),
+                _history(fields, where),
+            )
         case "chat":
-            roles = dict(zip(SPEAKERS.values(), SPEAKERS.values(), strict=True))  # each role by its own name
-            return _chat(fields, "messages", "role", "content", roles, where)
+            return _chat(parse_turns(fields, "messages", OPENAI, where, unused), fields, where)
         case "sharegpt":
-            return _chat(fields, "conversations", "from", "value", SPEAKERS, where)
+            return _chat(parse_turns(fields, "conversations", SHAREGPT, where, unused), fields, where)
         case "completion":
             return Completion(text_of(fields, "prompt", where), text_of(fields, "completion", where))
         case "flan":
@@ -130,55 +154,24 @@ def parse_row(fields: Any, format: Format, where: str) -> AnyRow:
     raise AssertionError(format)
 
 
-def _chat(fields: dict[str, Any], name: str, role: str, content: str, roles: dict[str, str], where: str) -> Chat:
-    turns = field_of(fields, name, where)
-    if not isinstance(turns, list):
-        raise UserError(f"{where}: the field {name} is {type(turns).__name__}, want a list of messages.")
-    messages = []
-    for number, turn in enumerate(turns):
-        at = f"{where}, {name}[{number}]"
-        check_object(turn, at)
-        speaker = text_of(turn, role, at)
-        if speaker not in roles:
-            raise UserError(f"{at}: {role} is {speaker}; known are {', '.join(roles)}.")
-        messages.append(Message(roles[speaker], text_of(turn, content, at)))
-    # A question at the end has no answer to learn.
-    while messages and messages[-1].role != "assistant":
+def _chat(messages: list[Message], fields: dict[str, Any], where: str) -> Chat:
+    if messages and (system := text_of(fields, "system", where, optional=True)):
+        messages = [Message("system", system), *messages]
+    # What stands behind the last trained answer is nothing to learn, and no prompt either.
+    while messages and not (messages[-1].role == "assistant" and messages[-1].trained):
         messages.pop()
-    return Chat(tuple(messages))
+    tools = fields.get("tools")
+    if isinstance(tools, str) and tools.strip():  # some tools write the list as text
+        tools = from_json(tools, "tools", where)
+    return Chat(tuple(messages), to_json(list_of(tools, "tools", where), "tools", where) if tools else "")
 
 
-def check_object(fields: Any, where: str) -> None:
-    """Raise a UserError unless the row is an object."""
-    if not isinstance(fields, dict):
-        raise UserError(f"{where}: {type(fields).__name__} found, want an object with named fields.")
-
-
-def field_of(fields: dict[str, Any], name: str, where: str) -> Any:
-    """The value of a required field; ``where`` names file and row.
-
-    Raises:
-        UserError: If the field is missing or null.
-    """
-    value = fields.get(name)
-    if value is None:
-        raise UserError(f"{where}: the field {name} is missing; fields found: {_names(fields)}.")
-    return value
-
-
-def text_of(fields: dict[str, Any], name: str, where: str, *, optional: bool = False) -> str:
-    """The text of a field; empty if the field is optional and missing or null.
-
-    Raises:
-        UserError: If a required field is missing, or the value is not text.
-    """
-    if optional and fields.get(name) is None:
-        return ""
-    value = field_of(fields, name, where)
-    if not isinstance(value, str):
-        raise UserError(f"{where}: the field {name} is {type(value).__name__}, want text.")
-    return value
-
-
-def _names(fields: dict[str, Any]) -> str:
-    return ", ".join(map(str, fields)) or "none"
+def _history(fields: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for number, pair in enumerate(list_of(fields.get("history") or [], "history", where)):
+        at = f"{where}, history[{number}]"
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise UserError(f"{at}: want a list of a question and its answer.")
+        question, answer = (text_of({"history": text}, "history", at) for text in pair)
+        pairs.append((question, answer))
+    return tuple(pairs)

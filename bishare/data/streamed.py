@@ -13,7 +13,7 @@ from bishare.data.examples import Examples, Pack, count_labels
 from bishare.data.prompt_data import PromptData
 from bishare.data.row_files import parse_rows
 from bishare.data.row_stream import Position, RowStream, open_reader
-from bishare.data.rows import AnyRow, Format
+from bishare.data.rows import AnyRow, Format, is_answered
 from bishare.errors import UserError
 
 SAMPLE = 512
@@ -29,6 +29,7 @@ IDENTITY = (
     "batch_size",
     "max_length",
     "prompt",
+    "chat_template",
     "loss_on",
 )
 """Options that decide the examples of a step."""
@@ -163,7 +164,8 @@ class StreamedData(PromptData):
         """The held-out rows, followed by enough training rows to choose the accumulation."""
         wanted = 200 if self.num_validation is None else self.num_validation
         reader = open_reader(self.path, split=self.split, subset=self.subset)
-        rows = list(parse_rows(islice(reader.open(None), wanted), self.path, self.format))
+        # Rows without an answer take no place among the held-out rows.
+        rows = list(islice(filter(is_answered, parse_rows(reader.open(None), self.path, self.format)), wanted))
         # Training reads from here on, in every pass.
         self._begin, self._num_held_out = reader.position(), len(rows)
         return rows + self._stream().take(max(SAMPLE, 2 * self.batch_size))

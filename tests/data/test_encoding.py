@@ -3,6 +3,7 @@ import pytest
 from bishare.data.encoding import NO_LABEL, encode, encode_prompts
 from bishare.data.prompts import render_prompt
 from bishare.data.rows import Chat, Completion, Message, Row, Text
+from bishare.errors import UserError
 
 ROW = Row("Name a colour.", "", "Blue is a colour.")
 WITH_INPUT = Row("Translate.", "Guten Tag", "Good day")
@@ -40,11 +41,12 @@ def test_chat_labels_end_with_the_turns_end_token(tokenizer):
     assert labelled(tokenizer, example) == "Good day<|im_end|>"
 
 
-def test_chat_template_that_opens_the_answer_differently_is_followed(tokenizer):
+def test_another_opening_than_the_prompts_is_refused(tokenizer):
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
-        assert labelled(tokenizer, encode_one(tokenizer, prompt="chat")) == "Blue is a colour.<|im_end|>"
+        with pytest.raises(UserError, match="asks for an answer with .*<think>"):
+            encode_one(tokenizer, prompt="chat")
     finally:
         tokenizer.chat_template = template
 
@@ -76,20 +78,30 @@ def test_an_answer_that_repeats_the_question_is_found_at_its_own_place(tokenizer
 
 
 @pytest.mark.parametrize("prompt", ["alpaca", "chat"])
-def test_a_cut_example_keeps_its_end_token(tokenizer, prompt):
+def test_a_cut_example_has_no_end_token(tokenizer, prompt):
     whole = encode_one(tokenizer, prompt=prompt)
     cut = encode_one(tokenizer, prompt=prompt, max_length=len(whole.input_ids) - 3)
     assert cut.cut
-    assert len(cut.input_ids) == len(whole.input_ids) - 3
-    assert cut.input_ids == [*whole.input_ids[:-4], whole.input_ids[-1]]
-    assert cut.labels == [*whole.labels[:-4], whole.labels[-1]]
+    assert cut.input_ids == whole.input_ids[:-3]
+    assert cut.labels == whole.labels[:-3]
+
+
+@pytest.mark.parametrize("loss_on", ["answer", "all"])
+def test_a_cut_leaves_no_half_character(tokenizer, loss_on):
+    row = Completion("x: ", "one 👩‍🚀")
+    whole = encode_one(tokenizer, row, loss_on=loss_on)
+    for max_length in range(4, len(whole.input_ids)):
+        ids = encode_one(tokenizer, row, loss_on=loss_on, max_length=max_length).input_ids
+        assert "\ufffd" not in tokenizer.decode(ids)
+        assert ids == whole.input_ids[: len(ids)]
+        assert len(ids) > max_length - 4
 
 
 def test_a_prompt_that_fills_the_maximum_length_has_no_labels(tokenizer):
     whole = encode_one(tokenizer)
     num_prompt = whole.labels.count(NO_LABEL)
-    assert set(encode_one(tokenizer, max_length=num_prompt + 1).labels) == {NO_LABEL}
-    assert len([x for x in encode_one(tokenizer, max_length=num_prompt + 2).labels if x != NO_LABEL]) == 2
+    assert set(encode_one(tokenizer, max_length=num_prompt).labels) == {NO_LABEL}
+    assert len([x for x in encode_one(tokenizer, max_length=num_prompt + 1).labels if x != NO_LABEL]) == 1
 
 
 @pytest.mark.parametrize("prompt", ["alpaca", "chat"])
@@ -179,19 +191,21 @@ def test_a_chat_is_cut_behind_the_last_answer_that_fits_or_inside_it(tokenizer):
     first_answer = next(i for i, label in enumerate(whole.labels) if label != NO_LABEL)
     end_of_first = whole.labels.index(tokenizer.convert_tokens_to_ids("<|im_end|>")) + 1
     second_answer = next(i for i in range(end_of_first, len(whole.labels)) if whole.labels[i] != NO_LABEL)
-    for max_length in range(first_answer + 2, len(whole.input_ids)):
+    for max_length in range(first_answer + 1, len(whole.input_ids)):
         example = encode_one(tokenizer, CHAT, max_length=max_length)
         assert example.cut
-        assert tokenizer.decode(example.input_ids[-1:]) == "<|im_end|>"
+        assert example.input_ids == whole.input_ids[: len(example.input_ids)]
         assert example.labels[-1] == example.input_ids[-1]
-        if max_length < second_answer + 2:
+        if max_length <= end_of_first:
+            assert len(example.input_ids) == max_length
+        elif max_length < second_answer + 1:
             assert len(example.input_ids) == min(end_of_first, max_length)
             assert len(spans(tokenizer, example)) == 1
         else:
             assert len(example.input_ids) == max_length
             assert spans(tokenizer, example)[0] == "user<|im_end|>"
             assert len(spans(tokenizer, example)) == 2
-    assert set(encode_one(tokenizer, CHAT, max_length=first_answer + 1).labels) == {NO_LABEL}
+    assert set(encode_one(tokenizer, CHAT, max_length=first_answer).labels) == {NO_LABEL}
 
 
 def test_a_template_that_closes_turns_with_text_labels_the_answers_alone_and_ends_the_last(tokenizer):
@@ -199,7 +213,8 @@ def test_a_template_that_closes_turns_with_text_labels_the_answers_alone_and_end
     try:
         tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
         labelled_spans = [span.strip() for span in spans(tokenizer, encode_one(tokenizer, CHAT))]
-        assert labelled_spans == ["user", "user user</s>"]
+        # Without a generation prompt, the model itself has to write the opening of its turn.
+        assert labelled_spans == ["assistant: user", "assistant: user user</s>"]
     finally:
         tokenizer.chat_template = template
 

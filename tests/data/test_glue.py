@@ -28,8 +28,8 @@ def test_a_row_has_the_hubs_fields_or_sentence1_and_sentence2(name) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("mrpc", {"label": None}, "rows.jsonl, row 7: the field label is missing; fields found: sentence1, sentence2"),
-        ("mrpc", {"sentence2": None}, "rows.jsonl, row 7: the field sentence2 is missing"),
+        ("mrpc", {"label": None}, "rows.jsonl, row 7: the field label is null"),
+        ("mrpc", {"sentence2": None}, "rows.jsonl, row 7: the field sentence2 is null"),
         ("mrpc", {"label": 2}, "row 7: label is 2; mrpc has the classes 0 and 1."),
         ("mrpc", {"label": -1}, "hide their labels"),
         ("mrpc", {"label": "1"}, "row 7: label is '1'"),

@@ -8,7 +8,7 @@ Shapes: an example has n ids and n labels; prompts for generation are [b, n], pa
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bishare.data.chats import TemplateText, end_of_turn
 from bishare.data.prompts import Prompt, render_reply
@@ -89,6 +89,16 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if found is not None and found not in ends:
         ends.append(found)
     return ends
+
+
+def stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens at which generation stops: those that the base stops at, and those that training puts behind answers.
+
+    A base may stop at its end-of-text token only, while its chat template closes an answer with another token.
+    """
+    own = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = own if isinstance(own, list) else [] if own is None else [own]
+    return list(dict.fromkeys([*ends, *end_tokens(tokenizer)]))
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From rows of text to examples: the common part of the data modules of language models."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,7 @@ class PromptData(StepData):
         is_new = self.tokenizer is None
         super()._load_tokenizer()
         if is_new and self.chat_template is not None:
+            self.tokenizer = copy.copy(self.tokenizer)  # the base's is shared
             self.tokenizer.chat_template = read_template(self.chat_template, self.tokenizer)
 
     def _answered(self, rows: list[AnyRow]) -> list[AnyRow]:

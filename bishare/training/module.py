@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.registry import config_classes
-from bishare.data.encoding import encode_prompts
+from bishare.data.encoding import encode_prompts, stop_tokens
 from bishare.distributed.partitions import full_shape, whole_parameters
 from bishare.errors import UserError
 from bishare.models.activation_checkpointing import checkpoint_layers
@@ -159,7 +159,10 @@ class BiShareModule(LightningModule):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base model's tokenizer."""
+        """The tokenizer of the run's data, whose chat template may be the user's, or else of the base model."""
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(given := getattr(data, "tokenizer", None), PreTrainedTokenizerBase):
+            return given
         return load_tokenizer(self.base, revision=self.revision, trust_remote_code=self.trust_remote_code)
 
     @override
@@ -270,6 +273,7 @@ class BiShareModule(LightningModule):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=stop_tokens(self.model, self.tokenizer),
         )
         answers = self.tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
         return [answer.strip() for answer in answers]

@@ -1,5 +1,6 @@
 """Chats as their templates write them, over templates of every kind that bases have, written here."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_tokens_are_those_of_the_template(turns: list[dict[str, object]], name: 
     assert batch["input_ids"][0].tolist() == prompt
     # No answer that counts for nothing has a label.
     trained = sum(turn["role"] == "assistant" and turn.get("weight") != 0 for turn in turns)
-    runs = sum(label != NO_LABEL and before == NO_LABEL for before, label in zip(labels, labels[1:], strict=False))
+    runs = sum(label != NO_LABEL and before == NO_LABEL for before, label in pairwise(labels))
     assert runs + example.num_rewritten == trained
 
 
@@ -174,7 +175,9 @@ def test_a_template_comes_from_a_file_or_by_name(tmp_path: Path) -> None:
     assert read_template("tool_use", tokenizer) == "b"
     (tmp_path / "own.jinja").write_text("c", encoding="utf-8")
     assert read_template(str(tmp_path / "own.jinja"), tokenizer) == "c"
-    with pytest.raises(UserError, match="no readable file nowhere, and the tokenizer's templates are default, tool_use"):
+    with pytest.raises(
+        UserError, match="no readable file nowhere, and the tokenizer's templates are default, tool_use"
+    ):
         read_template("nowhere", tokenizer)
 
 

@@ -45,7 +45,7 @@ def test_another_opening_than_the_prompts_is_refused(tokenizer):
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
-        with pytest.raises(UserError, match="asks for an answer with .*<think>"):
+        with pytest.raises(UserError, match=r"asks for an answer with .*<think>"):
             encode_one(tokenizer, prompt="chat")
     finally:
         tokenizer.chat_template = template

@@ -55,7 +55,11 @@ def test_what_nobody_answers_is_left_out_of_a_chat():
         ({"messages": [*MESSAGES, "Hi"]}, "chat", r"messages\[3\]: str found, want an object"),
         ({"messages": [{"role": "user"}]}, "chat", r"messages\[0\]: the field content is missing; fields found: role"),
         ({"messages": [{"role": "user", "content": 1}]}, "chat", r"messages\[0\]: the field content is int"),
-        ({"messages": [{"role": "human", "content": "Hi"}]}, "chat", r"role is human; known are system, developer, user, assis"),
+        (
+            {"messages": [{"role": "human", "content": "Hi"}]},
+            "chat",
+            r"role is human; known are system, developer, user, assis",
+        ),
         ({"conversations": [{"from": "bot", "value": "Hi"}]}, "sharegpt", r"conversations\[0\]: from is bot; known"),
         ({"prompt": "Hi"}, "completion", r"the field completion is missing"),
         ({"text": None}, "text", r"the field text is null"),

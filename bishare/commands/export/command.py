@@ -16,6 +16,7 @@ from bishare.commands.config.options import parse_options
 from bishare.commands.export.compare_logits import PROMPTS, Comparison, compare, logits_of
 from bishare.commands.export.model_card import Export, card, facts
 from bishare.commands.quiet import silence_known_noise
+from bishare.data.encoding import stop_tokens
 from bishare.errors import UserError
 from bishare.files import atomic_folder
 from bishare.models.attach import load_adapter, remove
@@ -97,12 +98,16 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
             "use --format merged."
         )
     native = logits_of(model, tokenizer)
+    if model.generation_config is not None:
+        model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
     change = compare(plain, native).difference
     if change == 0.0:
         raise UserError(f"{settings.adapter} changes no logit of {base}: it was never trained; nothing was exported.")
     with atomic_folder(out) as folder:
         if settings.format == "peft":
             write_peft(model, folder, base=base)
+            if model.can_generate():
+                model.generation_config.save_pretrained(folder)
             remove(model)
             comparison = compare(native, _peft_logits(model, tokenizer, folder))
         else:

@@ -93,10 +93,11 @@ model = AutoModelForCausalLM.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")"""
     base = export.base if _vllm_opens(export.base) else "BASE"
     return f"""from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 base = AutoModelForCausalLM.from_pretrained("{base}")
-model = PeftModel.from_pretrained(base, "{name}")"""
+model = PeftModel.from_pretrained(base, "{name}")
+model.generation_config = GenerationConfig.from_pretrained("{name}")  # it stops where answers were trained to end"""
 
 
 def _size(num_bytes: int) -> str:

@@ -88,7 +88,8 @@ def test_peft_is_written_compared_and_described(
     own, theirs = (path / WEIGHTS for path in (adapter, tmp_path / "out"))
     assert f"adapter {own.stat().st_size / 1e6:.2f} MB" in shown
     assert theirs.stat().st_size > 2 * own.stat().st_size
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {WEIGHTS, "adapter_config.json", "README.md"}
+    names = {WEIGHTS, "adapter_config.json", "generation_config.json", "README.md"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
     card = (tmp_path / "out" / "README.md").read_text()
     for text in ("library_name: peft", "vllm serve", "8 prompts", "MB", "PeftModel.from_pretrained"):
         assert text in card

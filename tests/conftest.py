@@ -1,8 +1,11 @@
 """Tiny models with random weights, built from their configs: no hub, no files."""
 
+import gc
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +27,10 @@ from transformers import (
 # is for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+# DeepSpeed builds its operator once and keeps it here. The usual folder is the user's: environments that share it build
+# in turns, each the operator of its own torch, and a build waits for another's lock.
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
 
 VOCABULARY = 64
 NUM_LAYERS = 3
@@ -79,6 +86,12 @@ def _tiny_config(architecture: str) -> PretrainedConfig:
         case "roberta":
             return RobertaConfig(**_BERT_LIKE)
     raise AssertionError(architecture)
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules out of every later garbage collection: each took half a second, and freed none of them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

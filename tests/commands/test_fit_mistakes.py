@@ -1,15 +1,13 @@
 """What ``fit`` refuses: each mistake ends in one line that names the key, the file or the row."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from bishare.cli import main
 from tests.commands.fit_run import Run, last_line
-from tests.places import PROJECT
+from tests.processes import Group
 
 
 @pytest.mark.parametrize(
@@ -139,17 +137,12 @@ def test_impossible_training_is_refused(
 
 
 def test_batch_that_devices_cannot_share_is_refused(config: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bishare", "fit", "--config", str(config)]
     options = ["--trainer.devices", "2", "--data.batch_size", "3"]
-    # Runs of other tests in this process leave variables that would tell this one that it is a rank of theirs.
-    left = {"RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
-    environment = {name: value for name, value in os.environ.items() if name not in left}
-    done = subprocess.run(
-        [*command, *options], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode != 0
-    assert "batch_size is 3, which 2 devices cannot share equally; the nearest: 2 or 4." in done.stderr
-    assert "Traceback" not in done.stderr
+    group = Group(main, ["fit", "--config", str(config), *options], folder=tmp_path / "group")
+    assert group.results(seconds=300) == [1, 1]
+    shown = group.output()
+    assert "batch_size is 3, which 2 devices cannot share equally; the nearest: 2 or 4." in shown
+    assert "Traceback" not in shown
     assert not list(tmp_path.glob("run/**/*.ckpt"))
 
 

@@ -1,17 +1,13 @@
 """Runs ``worker.py`` in two processes on the CPU."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from tests.parity.worker import VOCABULARY
-from tests.places import PROJECT
+from tests.parity.worker import VOCABULARY, train_all
+from tests.processes import Group
 
 
 def tiny_base(folder: Path) -> str:
@@ -34,34 +30,12 @@ def tiny_base(folder: Path) -> str:
     return str(folder)
 
 
+def start(runs: list[dict[str, Any]], folder: Path) -> Group:
+    """Two processes that do one run after another."""
+    return Group(train_all, runs, folder=folder)
+
+
 def launch(runs: list[dict[str, Any]], folder: Path, *, seconds: float) -> list[dict[str, Any]]:
-    """What rank zero recorded of each run; the launch is killed after ``seconds``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(runs, folder / "runs.pt")
-    process = start(folder)
-    try:
-        output, _ = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        raise AssertionError(f"not done after {seconds} s:\n{output[-4000:]}") from None
-    # torchrun's own traceback comes last and says nothing.
-    assert process.returncode == 0, output.split("Sending process")[0][-6000:]
-    records = torch.load(folder / "records.pt")
-    assert len(records) == len(runs)
+    """What rank zero recorded of each run; the processes are killed after ``seconds``."""
+    records: list[dict[str, Any]] = start(runs, folder).results(seconds)[0]
     return records
-
-
-def start(folder: Path) -> "subprocess.Popen[str]":
-    """Two processes that do the runs of ``folder``, in a group of their own."""
-    # --standalone picks a free port.
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    return subprocess.Popen(
-        [sys.executable, *torchrun, str(Path(__file__).with_name("worker.py")), str(folder)],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )

@@ -1,13 +1,10 @@
 """Trains the real module for a few steps under one strategy after another, in every process of a launch.
 
-A test writes a list of runs, launches this file with torchrun (or calls :func:`train` in its own process) and reads
-back what rank zero recorded.
+A test calls :func:`train` in its own process, or :func:`train_all` in two, and compares what they recorded.
 """
 
 import gc
 import random
-import sys
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -151,14 +148,15 @@ class Stop(Callback):
 
 
 class Midway(Callback):
-    """Saves after a number of micro-batches, inside an optimizer step, as a timer may."""
+    """Saves after numbers of micro-batches, inside an optimizer step, as a timer may."""
 
-    def __init__(self, micro_batches: int, path: str) -> None:
-        self.micro_batches, self.path = micro_batches, path
+    def __init__(self, paths: dict[int, str]) -> None:
+        self.paths = paths
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.fit_loop.total_batch_idx + 1 == self.micro_batches:
-            trainer.save_checkpoint(self.path)
+        path = self.paths.get(trainer.fit_loop.total_batch_idx + 1)
+        if path is not None:
+            trainer.save_checkpoint(path)
 
 
 class Dice(Callback):
@@ -197,8 +195,8 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     ``clip``, ``folder`` (checkpoints go there), ``every`` (optimizer steps between two), ``keep`` all of them,
     ``resume``, ``num_workers``, ``merging`` (options of the callback), ``steps_per_epoch``, ``warmup``, ``validate``
     (micro-batches, or the part of an epoch, between two validations), ``stop`` (after that optimizer step),
-    ``evaluate`` (a checkpoint to validate instead), ``midway`` (a number of micro-batches, and the path of a
-    checkpoint after them), ``rate`` (of learning), ``adapter`` (keep the adapter folder beside the checkpoints).
+    ``evaluate`` (a checkpoint to validate instead), ``midway`` (from numbers of micro-batches to the
+    path of a checkpoint after so many), ``rate`` (of learning), ``adapter`` (keep its folder beside the checkpoints).
     """
     lightning.seed_everything(7, verbose=False)
     dtype, strategy = run.get("dtype", "float32"), run["strategy"]
@@ -216,7 +214,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     if "stop" in run:
         callbacks.append(Stop(run["stop"]))
     if "midway" in run:
-        callbacks.append(Midway(*run["midway"]))
+        callbacks.append(Midway(run["midway"]))
     if run.get("adapter"):
         from callbacks import AdapterCheckpoint
 
@@ -285,15 +283,6 @@ def everywhere(value: Any) -> list[Any]:
     return values
 
 
-def main(folder: Path) -> None:
-    runs = torch.load(folder / "runs.pt")
-    records = []
-    for run in runs:
-        records.append(train(run))
-        if torch.distributed.get_rank() == 0:
-            torch.save(records, folder / "records.pt")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+def train_all(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One run after another; the record of each."""
+    return [train(run) for run in runs]

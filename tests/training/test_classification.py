@@ -27,6 +27,7 @@ from bishare.models.architectures import build_adapter, build_on_meta, find_arch
 from bishare.training.classification import classification_loss, glue_metrics
 from tests.glue_base import save_base, save_task
 from tests.places import PROJECT
+from tests.processes import Group
 
 CONFIGS = PROJECT / "configs"
 
@@ -129,20 +130,25 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(config: Path, tmp_path: Path
     assert_equal(values(tmp_path / "run"), values(tmp_path / "again"), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "{class_path: bishare.deepspeed.BiShareDeepSpeed, init_args: {stage: 2}}"])
-def test_two_processes_train_what_one_trains(config: Path, tmp_path: Path, strategy: str) -> None:
-    options = ["--config", str(config), "--trainer.max_steps", "7"]
-    assert main(["fit", *options]) == 0
-    two = [
-        "--trainer.devices",
-        "2",
-        "--trainer.strategy",
-        strategy,
-        "--trainer.default_root_dir",
-        str(tmp_path / "two"),
-    ]
-    command = [sys.executable, "-m", "bishare", "fit", *options, *two]
+@pytest.fixture
+def two(config: Path, tmp_path: Path) -> list[str]:
+    """The command of seven steps in two processes; this process has taken the same steps alone."""
+    options = ["fit", "--config", str(config), "--trainer.max_steps", "7"]
+    assert main(options) == 0
+    return [*options, "--trainer.devices", "2", "--trainer.default_root_dir", str(tmp_path / "two")]
+
+
+def test_two_started_processes_train_as_one(two: list[str], tmp_path: Path) -> None:
+    """Lightning starts the second process itself, as for a user's command."""
+    command = [sys.executable, "-m", "bishare", *two, "--trainer.strategy", "ddp"]
     subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=300)
+    assert_equal(values(tmp_path / "run"), values(tmp_path / "two"), rtol=1e-3, atol=1e-4)
+
+
+def test_two_zero_processes_train_as_one(two: list[str], tmp_path: Path) -> None:
+    strategy = "{class_path: bishare.deepspeed.BiShareDeepSpeed, init_args: {stage: 2}}"
+    group = Group(main, [*two, "--trainer.strategy", strategy], folder=tmp_path / "group")
+    assert group.results(seconds=300) == [0, 0]
     assert_equal(values(tmp_path / "run"), values(tmp_path / "two"), rtol=1e-3, atol=1e-4)
 
 

@@ -1,11 +1,7 @@
 """A run that is stopped, or killed, and resumed ends as the run that never stopped."""
 
-import multiprocessing
-import os
 import random
-import signal
 import time
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +14,15 @@ from bishare.training.resume import AtomicCheckpointIO, random_state, rescale_pr
 from tests.parity.launch import launch, start, tiny_base
 from tests.parity.test_parity import METHODS, one_thread  # noqa: F401  # a fixture
 from tests.parity.worker import train
+from tests.processes import forked
 
-STEPS, STEPS_PER_EPOCH = 20, 5
+STEPS, STEPS_PER_EPOCH = 11, 5
+LONG = 20
+"""Steps of the slow tests."""
+
+MIDWAY = (0, 7, 10)
+"""Optimizer steps after which a checkpoint is saved in the middle of the next step."""
+
 Record = dict[str, Any]
 
 
@@ -28,10 +31,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_base(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(base: str) -> dict[str, Any]:
-    """20 steps in epochs of 5, merges at steps 4, 6 and 8."""
+    """11 steps in epochs of 5, merges at steps 4, 6 and 8."""
     return {**METHODS["kronecker, merging"], "base": base, "steps": STEPS, "steps_per_epoch": STEPS_PER_EPOCH}
+
+
+@pytest.fixture(scope="module")
+def long_run(run: dict[str, Any]) -> dict[str, Any]:
+    return {**run, "steps": LONG}
 
 
 def whole(run: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -39,9 +47,21 @@ def whole(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**run, "folder": str(folder), "keep": True}
 
 
-def resumed(run: dict[str, Any], k: int, folder: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def unbroken(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+    """The whole run in this process: the folder of its checkpoints, and its record."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    midway = {2 * k + 1: str(folder / f"midway={k}.ckpt") for k in MIDWAY}
+    return folder, train({**whole(run, folder), "strategy": "one", "midway": midway})
+
+
+def resumed(run: dict[str, Any], k: int, folder: Path, root: Path | None = None) -> dict[str, Any]:
     """The run that goes on from the checkpoint of step k in ``folder``."""
-    return {**run, "root": str(folder / f"from-{k}"), "resume": str(folder / f"step={k}.ckpt")}
+    return {**run, "root": str((root or folder) / f"from-{k}"), "resume": str(folder / f"step={k}.ckpt")}
+
+
+def saved_steps(folder: Path) -> list[int]:
+    return sorted(int(file.stem.removeprefix("step=")) for file in folder.glob("step=*.ckpt"))
 
 
 def assert_bitwise(record: Record, wanted: Record, k: int) -> None:
@@ -65,79 +85,85 @@ def assert_close(record: Record, wanted: Record, k: int, tolerance: float) -> No
         assert float((record["end"][name] - value).abs().max()) < tolerance
 
 
-def check_one_process(run: dict[str, Any], ks: Sequence[int], folder: Path) -> Record:
-    run = {**run, "strategy": "one"}
-    wanted = train(whole(run, folder))
-    for k in ks:
-        assert_bitwise(train(resumed(run, k, folder)), wanted, k)
-    return wanted
-
-
-def test_a_resumed_run_is_bitwise_the_run_that_never_stopped(
-    run: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_resumed_run_is_bitwise_the_unbroken_run(
+    run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check_one_process(run, [1, 4, 10, 19], tmp_path)
+    folder, wanted = unbroken
+    for k in (1, 4, 10):
+        assert_bitwise(train({**resumed(run, k, folder, tmp_path), "strategy": "one"}), wanted, k)
     shown = capsys.readouterr().out
     assert "Resumed" in shown
     assert "merges done" in shown
     assert "0 of the epoch's 10 micro-batches" in shown  # k = 10
-    check = AtomicCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")
+    check = AtomicCheckpointIO().load_checkpoint(folder / "last.ckpt")
     assert all(name.startswith("model.bishare.") for name in check["state_dict"])
     trained = sum(v.numel() * 4 for n, v in check["state_dict"].items() if v.is_floating_point() and "mean" not in n)
-    assert (tmp_path / "last.ckpt").stat().st_size <= 4 * trained + 2**20
+    assert (folder / "last.ckpt").stat().st_size <= 4 * trained + 2**20
 
 
-def test_a_resumed_run_is_resumed_again(run: dict[str, Any], tmp_path: Path) -> None:
-    run = {**run, "strategy": "one"}
-    wanted = train(whole(run, tmp_path / "0"))
-    ks = [3, 5, 8, 10, 15, 17]
-    for i, (k, stop) in enumerate(pairwise(ks)):  # each from the run before
-        train({**whole(resumed(run, k, tmp_path / f"{i}"), tmp_path / f"{i + 1}"), "stop": stop})
-    assert_bitwise(train(resumed(run, 17, tmp_path / "5")), wanted, 17)
+def test_a_resumed_run_is_resumed_again(run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path) -> None:
+    (folder, wanted), run = unbroken, {**run, "strategy": "one"}
+    for k, stop in pairwise([3, 5, 8, 10]):  # each from the run before
+        following = tmp_path / f"until-{stop}"
+        train({**whole(resumed(run, k, folder), following), "stop": stop})
+        folder = following
+    assert_bitwise(train(resumed(run, 10, folder)), wanted, 10)
 
 
-def test_checkpoints_of_epochs_ends_and_validations_are_resumed_bitwise(run: dict[str, Any], tmp_path: Path) -> None:
+def test_checkpoints_of_validations_are_resumed_bitwise(run: dict[str, Any], tmp_path: Path) -> None:
     run = {**run, "strategy": "one", "every": None, "validate": 4}  # validations after steps 2 and 4 of each epoch
     wanted = train(whole(run, tmp_path))
-    found = sorted(int(file.stem.removeprefix("step=")) for file in tmp_path.glob("step=*.ckpt"))
-    assert found == [2, 4, 7, 9, 12, 14, 17, 19]
+    assert saved_steps(tmp_path) == [2, 4, 7, 9]
     for k in (2, 9):
         assert_bitwise(train(resumed(run, k, tmp_path)), wanted, k)
-    epochs = {**run, "validate": 1.0}
-    wanted = train(whole(epochs, tmp_path / "epochs"))
-    assert_bitwise(train(resumed(epochs, 10, tmp_path / "epochs")), wanted, 10)
+
+
+def test_checkpoints_of_epochs_ends_are_resumed_bitwise(run: dict[str, Any], tmp_path: Path) -> None:
+    run = {**run, "strategy": "one", "every": None, "validate": 1.0}
+    wanted = train(whole(run, tmp_path))
+    assert saved_steps(tmp_path) == [5, 10, 11]
+    assert_bitwise(train(resumed(run, 10, tmp_path)), wanted, 10)
+
+
+@pytest.fixture(scope="module")
+def warming_up(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Record]:
+    """A run that is all warm-up, so that the rate does not depend on the number of steps; and its record."""
+    run = {**run, "strategy": "one", "every": None, "warmup": 40}
+    return run, train({**run, "root": str(tmp_path_factory.mktemp("warming-up"))})
 
 
 @pytest.mark.parametrize("how", [{"steps": 7}, {"stop": 7}])
-def test_a_run_that_was_stopped_inside_an_epoch_goes_on_in_it(
-    run: dict[str, Any], how: dict[str, int], tmp_path: Path
+def test_a_run_stopped_inside_an_epoch_goes_on(
+    warming_up: tuple[dict[str, Any], Record], how: dict[str, int], tmp_path: Path
 ) -> None:
-    # All of it is warm-up, so that the rate does not depend on the number of steps.
-    run = {**run, "strategy": "one", "every": None, "warmup": 40}
-    wanted = train({**run, "root": str(tmp_path)})
+    run, wanted = warming_up
     cut = train({**run, **how, "folder": str(tmp_path / "cut")})
     assert cut["steps"] == 7
     record = train({**run, "root": str(tmp_path / "cut"), "resume": str(tmp_path / "cut" / "last.ckpt")})
     assert_bitwise(record, wanted, 7)
 
 
-@pytest.mark.parametrize("k", [0, 7, 10])
-def test_a_checkpoint_from_inside_a_step_goes_on_at_its_beginning(k: int, run: dict[str, Any], tmp_path: Path) -> None:
-    run, path = {**run, "strategy": "one", "root": str(tmp_path), "steps": 12}, str(tmp_path / "midway.ckpt")
-    wanted = train({**run, "midway": (2 * k + 1, path)})
-    assert_bitwise(train({**run, "resume": path}), wanted, k)
+@pytest.mark.parametrize("k", MIDWAY)
+def test_a_checkpoint_inside_a_step_resumes_at_its_beginning(
+    k: int, run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path
+) -> None:
+    folder, wanted = unbroken
+    resume = {"root": str(tmp_path), "resume": str(folder / f"midway={k}.ckpt")}
+    assert_bitwise(train({**run, "strategy": "one", **resume}), wanted, k)
 
 
-def test_a_run_on_two_processes_is_resumed_on_any_strategy(run: dict[str, Any], tmp_path: Path) -> None:
-    one = train(whole({**run, "strategy": "one"}, tmp_path / "one"))
-    ks = [4, 7, 10, 19]  # at a merge, between two, at the end of an epoch, before the last step
-    ddp, short = {**run, "strategy": "ddp"}, {**run, "steps": 12}
+def test_two_processes_are_resumed_on_any_strategy(
+    run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path
+) -> None:
+    folder, one = unbroken
+    ks = [4, 7, 10]  # at a merge, between two, at the end of an epoch and before the last step
+    ddp, short = {**run, "strategy": "ddp"}, {**run, "steps": 8}
     runs = [whole(ddp, tmp_path / "ddp"), *(resumed(ddp, k, tmp_path / "ddp") for k in ks)]
     for strategy in ("zero2", "zero3"):
         zero = {**short, "strategy": strategy}
-        runs += [whole(zero, tmp_path / strategy), resumed(zero, 8, tmp_path / strategy)]
-    runs.append(resumed({**run, "strategy": "zero3"}, 15, tmp_path / "one"))
-    evaluate = {**run, "validate": 1.0, "evaluate": str(tmp_path / "one" / "step=7.ckpt")}
+        runs += [whole(zero, tmp_path / strategy), resumed(zero, 5, tmp_path / strategy)]
+    runs.append({**resumed(run, 9, folder, tmp_path), "strategy": "zero3"})
+    evaluate = {**run, "validate": 1.0, "evaluate": str(folder / "step=7.ckpt")}
     runs += [{**evaluate, "strategy": strategy} for strategy in ("ddp", "zero2", "zero3")]
     runs.append({**evaluate, "strategy": "zero3", "dtype": "bfloat16"})
     records = iter(launch(runs, tmp_path / "launch", seconds=550))
@@ -147,21 +173,24 @@ def test_a_run_on_two_processes_is_resumed_on_any_strategy(run: dict[str, Any], 
         assert_bitwise(next(records), wanted, k)
     for _ in ("zero2", "zero3"):
         wanted = next(records)
-        assert_close(next(records), wanted, 8, 1e-6)
-    assert_close(next(records), one, 15, 1e-5)
+        assert_close(next(records), wanted, 5, 1e-6)
+    assert_close(next(records), one, 9, 1e-5)
     metrics = train({**evaluate, "strategy": "one"})
     for tolerance in (1e-6, 1e-6, 1e-6, 1e-2):
         assert next(records)["val/loss"] == pytest.approx(metrics["val/loss"], rel=tolerance)
     assert_close(train(resumed({**run, "strategy": "one"}, 9, tmp_path / "ddp")), one, 9, 1e-5)
-    assert_close(train(resumed({**short, "strategy": "one"}, 9, tmp_path / "zero3")), wanted, 9, 1e-5)
+    assert_close(train(resumed({**short, "strategy": "one"}, 6, tmp_path / "zero3")), wanted, 6, 1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_every_step_can_be_resumed_bitwise(run: dict[str, Any], num_workers: int, tmp_path: Path) -> None:
-    run, ks = {**run, "num_workers": num_workers}, range(1, STEPS)
-    check_one_process(run, ks, tmp_path / "one")
+def test_every_step_can_be_resumed_bitwise(long_run: dict[str, Any], num_workers: int, tmp_path: Path) -> None:
+    run, ks = {**long_run, "num_workers": num_workers}, range(1, LONG)
+    of = {**run, "strategy": "one"}
+    wanted = train(whole(of, tmp_path / "one"))
+    for k in ks:
+        assert_bitwise(train(resumed(of, k, tmp_path / "one")), wanted, k)
     of = {**run, "strategy": "ddp"}
     wanted, *records = launch(
         [whole(of, tmp_path / "ddp"), *(resumed(of, k, tmp_path / "ddp") for k in ks)], tmp_path, seconds=3000
@@ -172,10 +201,10 @@ def test_every_step_can_be_resumed_bitwise(run: dict[str, Any], num_workers: int
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_zero_is_resumed_before_at_between_and_after_merges(run: dict[str, Any], tmp_path: Path) -> None:
+def test_zero_is_resumed_around_merges(long_run: dict[str, Any], tmp_path: Path) -> None:
     ks, runs = [1, 4, 5, 7, 10, 19], []  # a merge at 4, between merges at 5 and 7, epoch boundaries at 5 and 10
     for strategy in ("zero1", "zero2", "zero3"):
-        of, folder = {**run, "strategy": strategy}, tmp_path / strategy
+        of, folder = {**long_run, "strategy": strategy}, tmp_path / strategy
         runs += [whole(of, folder), *(resumed(of, k, folder) for k in ks)]
     records = iter(launch(runs, tmp_path / "launch", seconds=3000))
     for _ in range(3):
@@ -208,16 +237,14 @@ def wait_for(path: Path, process: Any, seconds: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_killed_run_leaves_a_checkpoint_that_resumes_exactly(run: dict[str, Any], tmp_path: Path) -> None:
-    run = {**run, "strategy": "one"}
+def test_a_killed_run_resumes_exactly(long_run: dict[str, Any], tmp_path: Path) -> None:
+    run = {**long_run, "strategy": "one"}
     wanted = train(whole(run, tmp_path / "whole"))
-    fresh = multiprocessing.get_context("forkserver")
-    fresh.set_forkserver_preload(["tests.parity.worker"])
     dice, steps, tries = random.Random(0), [], 0
     while len(steps) < 20:
         folder, tries = tmp_path / f"{tries}", tries + 1
         assert tries <= 60, f"only {len(steps)} of {tries} runs were still there to be killed"
-        process = fresh.Process(target=train, args=({**run, "folder": str(folder), "steps": STEPS},))
+        process = forked.Process(target=train, args=({**run, "folder": str(folder)},))
         process.start()
         wait_for(folder / ".last.ckpt.part", process, 120)  # the first checkpoint is being written
         time.sleep(dice.uniform(0, 1.5) ** 2 if steps else 0)
@@ -229,31 +256,27 @@ def test_a_killed_run_leaves_a_checkpoint_that_resumes_exactly(run: dict[str, An
         k = checkpoint["global_step"] if checkpoint else 0
         steps.append(k)
         again = train({**run, "folder": str(folder), **({"resume": str(folder / "last.ckpt")} if checkpoint else {})})
-        if k < STEPS:
+        if k < LONG:
             assert_bitwise(again, wanted, k)
     assert len(set(steps)) > 3, f"always killed at the same steps: {steps}"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_killed_zero_run_leaves_a_checkpoint_that_resumes(run: dict[str, Any], tmp_path: Path) -> None:
-    run = {**run, "strategy": "zero2"}
+def test_a_killed_zero_run_resumes(long_run: dict[str, Any], tmp_path: Path) -> None:
+    run = {**long_run, "strategy": "zero2"}
     dice = random.Random(0)
     (wanted,) = launch([whole(run, tmp_path / "whole")], tmp_path / "launch", seconds=500)
     for i in range(5):
         folder, launch_folder = tmp_path / f"{i}", tmp_path / f"launch-{i}"
-        launch_folder.mkdir()
-        torch.save([{**run, "folder": str(folder)}], launch_folder / "runs.pt")
-        process = start(launch_folder)
-        process.exitcode = None  # type: ignore[attr-defined]
-        wait_for(folder / "last.ckpt", process, 300)
+        group = start([{**run, "folder": str(folder)}], launch_folder)
+        wait_for(folder / "last.ckpt", group.processes[0], 300)
         time.sleep(dice.uniform(0, 1.5))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        group.kill()
         checkpoint = loaded(folder)
         assert checkpoint is not None
         k = checkpoint["global_step"]
-        if k < STEPS:
+        if k < LONG:
             again = {**run, "folder": str(folder), "resume": str(folder / "last.ckpt")}
             (record,) = launch([again], launch_folder, seconds=500)
             assert_close(record, wanted, k, 1e-6)

@@ -239,7 +239,7 @@ def test_the_data_decide_which_module_is_built(config: Path) -> None:
     assert not is_classification(["--config", "nowhere.yaml"])
 
 
-def test_mrpc_on_roberta_merges_first_at_step_560_and_seventh_at_2000() -> None:
+def test_mrpc_on_roberta_merges_at_the_papers_steps() -> None:
     path = str(CONFIGS / "aslora_roberta_mrpc.yaml")
     cli = BiShareCLI("fit", ["--config", path, "--trainer.accelerator", "cpu"], run=False)
     model, trainer, data = cli.model, cli.trainer, cli.datamodule
@@ -250,9 +250,9 @@ def test_mrpc_on_roberta_merges_first_at_step_560_and_seventh_at_2000() -> None:
     settings = read_settings(["--config", path])
     architecture = find_architecture(settings.model.base, files=settings.files)
     adapter = build_adapter(build_on_meta(architecture, num_classes=2), model.adapter_config)
-    merging._plan(adapter)
-    assert set(merging._events) == {"local.q", "local.v"}
-    for steps in merging._events.values():
+    events = merging.events_of(adapter)
+    assert set(events) == {"local.q", "local.v"}
+    for steps in events.values():
         assert sorted(steps) == [560, 800, 1040, 1280, 1520, 1760, 2000]
 
 

@@ -19,7 +19,7 @@ from bishare.commands.quiet import silence_known_noise
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
-    """Run the command; options that it does not know go to every ``fit``.
+    """Run the command; options of no meaning here go to every ``fit``.
 
     Raises:
         UserError: For every mistake in the configuration, and when a run fails.
@@ -27,18 +27,19 @@ def run(command: str, arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog=f"python -m bishare {command}",
         description="Train several methods on the same data, steps and seeds; write results.md, .json and .png.",
-        epilog="All other options go to every fit, for example --data.path FOLDER. What has been trained is not "
-        "trained again: the same command goes on where it was stopped.",
+        epilog="All other options go to every fit, for example --data.path FOLDER. Finished runs are not trained "
+        "again: the same command continues a stopped comparison.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, required=True, help="A configuration of configs/compare.")
-    parser.add_argument("--over", type=Path, help="A file that is laid over it, for another base for example.")
-    parser.add_argument("--folder", type=Path, help="Where runs and results go, instead of the configuration's folder.")
+    parser.add_argument("--over", type=Path, help="A file laid over the configuration, for example with another base.")
+    parser.add_argument("--folder", type=Path, help="Folder for runs and results, instead of the configuration's.")
     parser.add_argument("--match", help="A method or a number of parameters: methods with solve get as many at most.")
     known, options = parser.parse_known_args(list(arguments))
     comparison = read_comparison(known.config, over=known.over, folder=known.folder, match=known.match)
     silence_known_noise()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # then the run at hand is stopped too
+    # As an exception, a request to terminate also stops the process of the current run.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = rich.get_console()
     adapters = match(comparison, options)
     for name, method in comparison.methods.items():
@@ -53,7 +54,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def train(comparison: Comparison, runner: Runner, options: Sequence[str]) -> list[Cell]:
-    """All runs that are not done yet, with a bar; the report is written after each method and task."""
+    """Train every unfinished run, with a progress bar; write the report after each method and task."""
     cells: list[Cell] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), speed_estimate_period=36000) as progress:
@@ -71,6 +72,7 @@ def train(comparison: Comparison, runner: Runner, options: Sequence[str]) -> lis
 
         for task in comparison.tasks:
             for name, method in comparison.methods.items():
+                # The first seed chooses the learning rate; the others are trained with the best rate alone.
                 first, *others = comparison.seeds
                 grid = {rate: execute(Run(task, name, rate, first)) for rate in method.learning_rates}
                 best = best_rate(grid, is_max=comparison.is_max)
@@ -83,8 +85,10 @@ def train(comparison: Comparison, runner: Runner, options: Sequence[str]) -> lis
 
 
 def best_rate(grid: dict[float, Result], *, is_max: bool) -> float:
-    """The learning rate with the best score; the lowest if all diverged."""
+    """The learning rate with the best score; the lowest rate if all diverged."""
     scores = {rate: r.score for rate, r in grid.items() if r.score is not None and math.isfinite(r.score)}
     if not scores:
         return min(grid)
-    return max(scores, key=lambda rate: scores[rate] if is_max else -scores[rate])
+    if is_max:
+        return max(scores, key=scores.__getitem__)
+    return min(scores, key=scores.__getitem__)

@@ -1,12 +1,12 @@
-"""What a comparison is: methods, each trained on the same tasks, learning rates and seeds, and how the best is judged.
+"""The configuration of a comparison: methods, each trained on the same tasks and seeds, and the judge of the best.
 
-fit             what all runs have in common: the sections model, data and trainer of a configuration for fit
-tasks           by name, what a task lays over that; left out if there is one task only
-methods         by name: what the method lays over both; and of its own: label, learning_rates, solve
-learning_rates  tried on the first seed; the best one is used for the others
-seeds           of initial values and dropout; the order of the data is that of data.seed
-metric, goal    what is compared, and whether the max or the min is best
-match           a method, or a number of parameters: methods with solve get as many, by the option that it names
+fit             common to all runs: the sections model, data and trainer of a configuration for fit
+tasks           by name, the task's sections over fit; left out for a single task
+methods         by name, the method's sections over fit and task; and label, learning_rates, solve
+learning_rates  tried on the first seed; the best rate is used for the other seeds
+seeds           of initial values and dropout; the order of the data follows data.seed
+metric, goal    the compared number, and whether the max or the min is best
+match           a method, or a number of parameters: solve names the option that is raised up to this number
 """
 
 import math
@@ -31,9 +31,9 @@ class Method:
     label: str
     learning_rates: tuple[float, ...]
     solve: str | None
-    """The option of the adapter that is solved for where parameter counts are matched."""
+    """The adapter's option that is solved for when parameter counts are matched."""
     tree: Mapping[str, Any]
-    """Laid over the common configuration."""
+    """Sections of the method, laid over the common configuration."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,41 +62,24 @@ def read_comparison(
 
     Args:
         file: The configuration.
-        over: A file that is laid over it: another base, other data or learning rates.
-        folder: Where runs and results go, instead of the folder that it names.
-        match: Instead of what it names.
+        over: A second file, laid over the first: with another base, data or learning rates.
+        folder: Folder for runs and results, instead of the configuration's.
+        match: Method or number of parameters, instead of the configuration's.
 
     Raises:
-        UserError: A key is unknown, missing or holds something else than it should.
+        UserError: A key is unknown or missing, or the value is of a wrong kind.
     """
     tree = read_tree(file)
     if over is not None:
         tree = overlay(tree, read_tree(over))
-    _check_keys(tree, KEYS, str(file))
-    for key in ("folder", "fit", "methods", "learning_rates", "seeds", "metric", "goal"):
-        if not tree.get(key):
-            raise UserError(f"{file}: {key} is not given.")
-    _check_keys(tree["fit"], FIT_KEYS, f"{file}: fit")
-    if tree["goal"] not in ("max", "min"):
-        raise UserError(f"{file}: goal is {tree['goal']}; it must be max or min.")
-    if any(not isinstance(seed, int) or seed < 0 for seed in tree["seeds"]):
-        raise UserError(f"{file}: seeds is {tree['seeds']}; give whole numbers from 0.")
+    _check_tree(tree, file)
     rates = _rates(tree["learning_rates"], f"{file}: learning_rates")
     tasks = tree.get("tasks") or {"all": {}}
     for name, task in tasks.items():
         _check_keys(task, FIT_KEYS, f"{file}: tasks.{name}")
-    methods = {}
-    for name, options in tree["methods"].items():
-        where = f"{file}: methods.{name}"
-        _check_keys(options, METHOD_KEYS, where)
-        own = options.get("learning_rates")
-        methods[name] = Method(
-            name=name,
-            label=str(options.get("label", name)),
-            learning_rates=rates if own is None else _rates(own, f"{where}.learning_rates"),
-            solve=options.get("solve"),
-            tree={key: options[key] for key in FIT_KEYS if key in options},
-        )
+    methods = {
+        name: _read_method(name, options, rates, f"{file}: methods.{name}") for name, options in tree["methods"].items()
+    }
     return Comparison(
         folder=folder or Path(tree["folder"]),
         fit=tree["fit"],
@@ -106,6 +89,31 @@ def read_comparison(
         metric=tree["metric"],
         is_max=tree["goal"] == "max",
         match=_match(tree.get("match") if match is None else match, methods, str(file)),
+    )
+
+
+def _check_tree(tree: Mapping[str, Any], file: Path) -> None:
+    _check_keys(tree, KEYS, str(file))
+    # tasks and match may be left out.
+    for key in ("folder", "fit", "methods", "learning_rates", "seeds", "metric", "goal"):
+        if not tree.get(key):
+            raise UserError(f"{file}: {key} is not given.")
+    _check_keys(tree["fit"], FIT_KEYS, f"{file}: fit")
+    if tree["goal"] not in ("max", "min"):
+        raise UserError(f"{file}: goal is {tree['goal']}; it must be max or min.")
+    if any(not isinstance(seed, int) or seed < 0 for seed in tree["seeds"]):
+        raise UserError(f"{file}: seeds is {tree['seeds']}; give whole numbers from 0.")
+
+
+def _read_method(name: str, options: Any, common_rates: tuple[float, ...], where: str) -> Method:
+    _check_keys(options, METHOD_KEYS, where)
+    own = options.get("learning_rates")
+    return Method(
+        name=name,
+        label=str(options.get("label", name)),
+        learning_rates=common_rates if own is None else _rates(own, f"{where}.learning_rates"),
+        solve=options.get("solve"),
+        tree={key: options[key] for key in FIT_KEYS if key in options},
     )
 
 

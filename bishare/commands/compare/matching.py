@@ -1,4 +1,4 @@
-"""How many values each method trains, before anything is trained, and the ranks that give it as many as another."""
+"""The number of values that each method trains, counted before any training, and ranks that match a number."""
 
 import functools
 import tempfile
@@ -18,7 +18,7 @@ from bishare.errors import UserError
 from bishare.models.architectures import build_adapter, build_on_meta, find_architecture
 
 HIGHEST = 4096
-"""The largest value that an option is given."""
+"""The largest value that is tried for an option."""
 
 
 def count(
@@ -27,10 +27,10 @@ def count(
     """Live values of a method's adapter at the end of a run, on the shapes of the first task's base.
 
     Args:
-        comparison: What the method is a part of.
-        method: Its name.
+        comparison: The comparison.
+        method: Name of the method.
         adapter: Options of the adapter that were solved for.
-        options: What every ``fit`` gets besides.
+        options: Command-line options of every ``fit``.
 
     Raises:
         UserError: For every mistake in the method's configuration.
@@ -50,22 +50,26 @@ def count(
 
 @functools.cache
 def _shapes(base: str, revision: str | None, trust_remote_code: bool, num_classes: int | None) -> PreTrainedModel:
-    """The base on the meta device; for many ranks it is built once."""
+    """The base on the meta device, built once for all tried ranks."""
     config = find_architecture(base, revision=revision, trust_remote_code=trust_remote_code)
     return build_on_meta(config, num_classes=num_classes, trust_remote_code=trust_remote_code)
 
 
 def match(comparison: Comparison, options: Sequence[str] = ()) -> dict[str, dict[str, int]]:
-    """Options of the adapters, by method, with which each has at most as many values as ``comparison.match`` says.
+    """Solve for the options that give each method at most as many values as ``comparison.match`` says.
+
+    Returns:
+        By method, the adapter's solved option.
 
     Raises:
-        UserError: A method has more even with the option at 1.
+        UserError: A method has more values even with the option at 1.
     """
     if comparison.match is None:
         return {}
-    target = (
-        comparison.match if isinstance(comparison.match, int) else count(comparison, comparison.match, options=options)
-    )
+    if isinstance(comparison.match, int):
+        target = comparison.match
+    else:
+        target = count(comparison, comparison.match, options=options)
     found: dict[str, dict[str, int]] = {}
     for name, method in comparison.methods.items():
         if method.solve is None or name == comparison.match:
@@ -75,7 +79,9 @@ def match(comparison: Comparison, options: Sequence[str] = ()) -> dict[str, dict
         def fits(value: int, name: str = name, option: str = option) -> bool:
             try:
                 return count(comparison, name, {option: value}, options) <= target
-            except UserError:  # too small for the method: VB-LoRA's bank, for example; anything else is said afterwards
+            except UserError:
+                # The value is too small for the method, as for VB-LoRA's bank: larger ones are tried. A mistake of
+                # another kind remains at the solved value, and ends the command there.
                 return True
 
         value = largest(fits)
@@ -86,7 +92,8 @@ def match(comparison: Comparison, options: Sequence[str] = ()) -> dict[str, dict
 
 
 def largest(fits: Callable[[int], bool]) -> int:
-    """The largest number from 1 to ``HIGHEST`` that fits, if all below it do; 0 if none does."""
+    """The largest number from 1 to ``HIGHEST`` that fits, given that all smaller numbers fit; 0 if 1 does not."""
+    # Doubling finds a number that does not fit, halving the interval the largest that does.
     low, high = 0, 1
     while high <= HIGHEST and fits(high):
         low, high = high, 2 * high

@@ -1,7 +1,7 @@
-"""One training of a comparison: ``python -m bishare fit`` in a process of its own, and its result in a small file.
+"""A run of a comparison: ``python -m bishare fit`` in a separate process, and the result in a small file.
 
-A process each keeps memory and time apart, and a run that dies takes no other with it. A run that has a result is not
-run again, unless its configuration has changed.
+Separate processes keep memory and time apart, and a crash ends a single run. A run with a result is trained again
+only after a change of the configuration.
 """
 
 import hashlib
@@ -22,16 +22,15 @@ from bishare.errors import UserError
 from bishare.files import write_text
 
 DIVERGED = "train/loss is "
-"""What ``fit`` says of a loss that is not finite; such a learning rate is too high, and no mistake."""
-
+"""Words of ``fit`` about a loss that is not finite: the learning rate is too high, which is a result."""
 
 Sharing = Mapping[str, Mapping[str, int]]
-"""By group of weights and number of a layer, the layer whose B it uses; empty where nothing can merge."""
+"""By group of weights and layer, the owner of the layer's B; empty for a method without merging."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Which training it is."""
+    """The coordinates of a training in the comparison."""
 
     task: str
     method: str
@@ -45,24 +44,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it."""
+    """Score and costs of a run."""
 
     score: float | None
     """None if the training diverged."""
     parameters: int
+    """Live values of the adapter."""
     head: int
+    """Values of a classification head, trained in full."""
     steps: int
+    """Optimizer steps."""
     seconds: float
+    """Time of the training steps."""
     peak_gib: float
+    """Peak memory of the process, in GiB."""
     sharing: Sharing = field(default_factory=dict)
 
 
 def tree_of(comparison: Comparison, run: Run, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The configuration of a run, but for its folder.
+    """The configuration of a run, without the run folder.
 
     Args:
-        comparison: What it is a part of.
-        run: Which one.
+        comparison: The comparison.
+        run: The run.
         adapter: Options of the adapter that were solved for.
     """
     tree = overlay(comparison.fit, comparison.tasks[run.task])
@@ -81,11 +85,11 @@ def tree_of(comparison: Comparison, run: Run, adapter: Mapping[str, Any] | None 
 
 
 class Runner:
-    """Trains, and remembers what has been trained.
+    """Trains runs and keeps their results.
 
     Args:
-        comparison: What the runs are parts of.
-        options: Options for ``fit`` that every run gets.
+        comparison: The comparison.
+        options: Command-line options of every ``fit``.
         adapters: Options of the adapters that were solved for, by method.
     """
 
@@ -95,7 +99,7 @@ class Runner:
         self.comparison, self.options, self.adapters = comparison, list(options), adapters or {}
 
     def result(self, run: Run) -> Result | None:
-        """The result of a run that has been done with this configuration."""
+        """The kept result of a run; None for a new run or an earlier configuration."""
         try:
             kept = json.loads(self._file(run).read_text(encoding="utf-8"))
             return Result(**kept["result"]) if kept["fingerprint"] == self._fingerprint(run) else None
@@ -103,15 +107,15 @@ class Runner:
             return None
 
     def execute(self, run: Run) -> Result:
-        """Train, unless it has been done.
+        """Train a run, or return the kept result.
 
         Raises:
-            UserError: ``fit`` failed; it says how.
+            UserError: ``fit`` failed, with the last line of its output.
         """
         if (done := self.result(run)) is not None:
             return done
         folder = self.comparison.folder / "runs" / run.name
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed run has left
+        shutil.rmtree(folder, ignore_errors=True)  # files of a killed run
         folder.mkdir(parents=True)
         config = folder / "fit.yaml"
         config.write_text(yaml.safe_dump(self._tree(run), sort_keys=False), encoding="utf-8")
@@ -124,7 +128,8 @@ class Runner:
         else:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"exit code {code}"]
             if DIVERGED not in lines[-1]:
-                raise UserError(f"{run.name} failed: {lines[-1].removeprefix('bishare: ')} (all it said: {log})")
+                raise UserError(f"{run.name} failed: {lines[-1].removeprefix('bishare: ')} (the whole output: {log})")
+            # Diverged runs take no part in any mean, so that their other numbers do not matter.
             result = Result(None, 0, 0, 0, 0.0, 0.0)
         self._keep(run, result)
         return result
@@ -156,7 +161,8 @@ def _call(command: list[str], output: Any) -> int:
     process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
         return process.wait()
-    except BaseException:  # an interrupt: it must not go on alone
+    except BaseException:
+        # After an interrupt the run must not continue without its comparison.
         process.terminate()
         process.wait()
         raise

@@ -130,7 +130,7 @@ def test_a_learning_rate_that_diverges_is_a_result(config: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--data.pth", "x"], "failed: data.pth is not known; did you mean path? (all it said: "),
+        (["--data.pth", "x"], "failed: data.pth is not known; did you mean path? (the whole output: "),
         (["--data.task", "rte"], "has no rte_validation.jsonl"),
         (["--match", "nobody"], "match is nobody; give a number of parameters or one of lora, aslora"),
         (["--match", "10"], "methods.lora has more than 10 values"),

@@ -1,4 +1,4 @@
-"""The suites that ``evaluate`` knows: the harness's tasks on the hub's data, and the same on local rows."""
+"""The suites of ``evaluate``: the harness's tasks on the hub's data, and the same tasks on local rows."""
 
 import difflib
 from dataclasses import dataclass
@@ -7,32 +7,32 @@ from pathlib import Path
 from bishare.errors import UserError
 
 FOLDER = Path(__file__).parent
-"""Holds the harness's task files for local rows."""
+"""Folder of the harness's task files for local rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """A set of tasks that are reported together."""
+    """Tasks with a common report."""
 
     rows: dict[str, str]
     """Rows of the table: the harness's name of a task or group, and its name on local rows."""
     hub_tasks: tuple[str, ...]
-    """What to run on the hub's data."""
+    """Tasks to run on the hub's data."""
     folders: tuple[str, ...]
-    """Folders of the harness's own task files; indexing all of them takes ten seconds."""
+    """Folders of the harness's own task files; an index of all files would take ten seconds."""
     local_task: str
-    """What to run on local rows."""
+    """Task to run on local rows."""
     files: tuple[str, ...]
     """Local files, in the folder given as ``--data``."""
     shots: int
-    """Examples before every question, if the user names no number."""
+    """Examples before every question, by default."""
     local_shots: int | None
-    """At most so many on local rows; None if any number."""
+    """The most examples on local rows; None for any number."""
     averaged: bool = False
     """Whether the table ends with the mean over the tasks."""
 
 
-# In the order of the tables published with Bi-Share LoRA, and the name that the local file has.
+# Task and stem of the local file, in the order of the tables published with Bi-Share LoRA.
 _COMMONSENSE = {
     "openbookqa": "openbookqa",
     "arc_challenge": "arc_challenge",
@@ -78,10 +78,10 @@ SUITES = {
 
 
 def find_suite(name: str) -> Suite:
-    """The suite of this name.
+    """The suite of a name.
 
     Raises:
-        UserError: There is none.
+        UserError: No suite has the name.
     """
     if name not in SUITES:
         close = difflib.get_close_matches(name, SUITES, n=1)
@@ -91,15 +91,15 @@ def find_suite(name: str) -> Suite:
 
 
 def check_local(name: str, suite: Suite, data: str, shots: int) -> None:
-    """See that a suite can run on local rows.
+    """Check files and number of examples before a run on local rows.
 
     Raises:
-        UserError: A file is missing, or there are not so many examples to show.
+        UserError: A file is missing, or the rows have fewer examples than ``shots``.
     """
     for file in suite.files:
         if not Path(data, file).is_file():
             raise UserError(
-                f"suite {name} needs {Path(data, file)}, which is not there; without --data it uses the hub."
+                f"suite {name} needs {Path(data, file)}, which is not there; leave out --data to use the hub."
             )
     if suite.local_shots is not None and shots > suite.local_shots:
         raise UserError(

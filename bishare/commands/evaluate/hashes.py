@@ -1,4 +1,4 @@
-"""SHA-256 of the files that a score belongs to."""
+"""SHA-256 of the files behind a score."""
 
 import hashlib
 from pathlib import Path
@@ -11,12 +11,12 @@ WEIGHT_FILES = (".safetensors", ".bin")
 
 
 def adapter_hash(folder: str | Path) -> str:
-    """Of the adapter's values and configuration, which one file holds."""
+    """Hash of the adapter's file, which holds values and configuration."""
     return _hash([Path(folder, WEIGHTS)])
 
 
 def base_hash(source: Source) -> str | None:
-    """Of a local base model's weights, all files in the order of their names; None for a name on the hub."""
+    """Hash of a local base model's weight files, in the order of the names; None for a base on the hub."""
     folder = Path(source.location)
     if source.gguf_file:
         return _hash([folder / source.gguf_file])

@@ -1,7 +1,7 @@
-"""Published commonsense scores of Bi-Share LoRA, to stand beside one's own.
+"""Published commonsense scores of Bi-Share LoRA, for comparison.
 
-From the authors' answers to their reviewers (table R3C2 in the history of the repository published with Zhou et al.,
-ICML 2025): Llama 3-8B trained on Alpaca, 0-shot, one seed. Which of acc and acc_norm each task reports is not said.
+From the authors' answers to the reviewers (table R3C2 in the history of the repository published with Zhou et al.,
+ICML 2025): Llama 3-8B trained on Alpaca, 0-shot, one seed. The source does not tell acc from acc_norm.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ from bishare.adapters.bishare import BiShareConfig
 BASE = "Llama 3-8B"
 TASKS = ("openbookqa", "arc_challenge", "hellaswag", "arc_easy", "piqa", "winogrande", "boolq", "social_iqa")
 MAIN = (2, 4, 16)
-"""The ranks that the paper's main tables use."""
+"""Ranks (local, intra, inter) of the paper's main tables."""
 
 
 class Published(NamedTuple):
-    """One row: transform, ranks (local, intra, inter) and scores in percent, by the order of ``TASKS``."""
+    """A row: transform, ranks (local, intra, inter) and scores in percent, in the order of ``TASKS``."""
 
     transform: str
     ranks: tuple[int, int, int]
@@ -24,7 +24,7 @@ class Published(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As the head of a column."""
+        """Head of the row's column in a report."""
         return f"published: {self.transform} {'-'.join(map(str, self.ranks))}, {BASE}"
 
 
@@ -45,9 +45,9 @@ ROWS = [
 
 
 def published_for(config: AdapterConfig) -> list[Published]:
-    """What to show beside an adapter of this configuration: the row of its transform with the nearest ranks.
+    """The published row of the configuration's transform with the nearest ranks.
 
-    Another method than Bi-Share LoRA gets a row of each transform.
+    Methods without a transform get a row of each transform.
     """
     if isinstance(config, BiShareConfig):
         return [_nearest(config.transform, (config.r_local, config.r_intra, config.r_inter))]
@@ -55,5 +55,7 @@ def published_for(config: AdapterConfig) -> list[Published]:
 
 
 def _nearest(transform: str, ranks: tuple[int, int, int]) -> Published:
-    rows = [row for row in ROWS if row.transform == transform]
-    return min(rows, key=lambda row: sum(abs(a - b) for a, b in zip(row.ranks, ranks, strict=True)))
+    def distance(row: Published) -> int:
+        return sum(abs(a - b) for a, b in zip(row.ranks, ranks, strict=True))
+
+    return min((row for row in ROWS if row.transform == transform), key=distance)

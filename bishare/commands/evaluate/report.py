@@ -1,135 +1,134 @@
-"""Scores of one evaluation as JSON, Markdown and a table for a terminal."""
+"""The report of an evaluation as JSON, Markdown and a table for a terminal."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import rich
+import torch
+import transformers
 from rich.markup import escape
 from rich.table import Column, Table
 
-from bishare.commands.evaluate.catalog import Suite
-from bishare.commands.evaluate.published import TASKS, Published
+from bishare.commands.evaluate.catalog import SUITES, Suite
+from bishare.commands.evaluate.evaluation import Evaluation
+from bishare.commands.evaluate.hashes import adapter_hash, base_hash
+from bishare.commands.evaluate.options import Options
+from bishare.commands.evaluate.published import TASKS, Published, published_for
+from bishare.commands.evaluate.scores import AVERAGE, Score, Scores, count_questions, read_scores, read_subtasks
 from bishare.files import write_text
+from bishare.models.sources import find_base
+from bishare.version import __version__
 
-AVERAGE = "average"
 NOT_COMPARABLE = "local sample, not comparable"
-
-
-@dataclass(frozen=True)
-class Score:
-    """A mean over questions, 0 to 1."""
-
-    value: float
-    stderr: float | None
-    """Standard error; None of a single question."""
-
-
-Scores = Mapping[str, Mapping[str, Score]]
-"""By row of the table and metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that is written about one evaluation."""
+    """Scores of an evaluation, with everything that decides them."""
 
     suite: str
     shots: int
     limit: int | None
-    """Questions of each task."""
+    """Questions of each task; None for all."""
     data: str
-    """``hub``, or that the rows were local ones."""
+    """``hub``, or a note on local rows."""
     adapter: str
     method: str
     adapter_sha256: str
     base: str
     base_sha256: str | None
+    """None for a base on the hub."""
     versions: Mapping[str, str]
+    """By package."""
     dtype: str
     device: str
     batch_size: int
     seconds: float
     num_questions: Mapping[str, int]
+    """By row."""
     scores: Scores
     base_scores: Scores | None
+    """Scores without the adapter, on request."""
     published: Sequence[Published]
     subtasks: Scores
-    """Where a row is a group: the scores of its tasks."""
+    """Scores of the tasks inside a row that is a group."""
 
 
-def read_scores(results: Mapping[str, Any], suite: Suite, *, local: bool) -> Scores:
-    """The table's rows from what the harness returns, the mean over the tasks last where the suite has one."""
-    scores = {row: _metrics(results["results"][name if local else row]) for row, name in suite.rows.items()}
-    if suite.averaged:
-        scores[AVERAGE] = _average(list(scores.values()))
-    return scores
+def make_report(options: Options, suite: Suite, shots: int, evaluation: Evaluation) -> Report:
+    """Collect scores, versions and hashes.
 
-
-def read_subtasks(results: Mapping[str, Any], suite: Suite) -> Scores:
-    """The scores of the tasks that are no row themselves."""
-    rows = {*suite.rows, *suite.rows.values(), suite.local_task}
-    return {
-        name.rpartition("::")[2]: _metrics(result) for name, result in results["results"].items() if name not in rows
-    }
-
-
-def count_questions(results: Mapping[str, Any], suite: Suite, *, local: bool) -> dict[str, int]:
-    """Questions of each row."""
-
-    def count(name: str) -> int:
-        members = results["group_subtasks"].get(name, [])
-        return sum(map(count, members)) if members else int(results["n-samples"][name]["effective"])
-
-    return {row: count(name if local else row) for row, name in suite.rows.items()}
-
-
-def _metrics(result: Mapping[str, Any]) -> dict[str, Score]:
-    """``{"acc,none": 0.5, "acc_stderr,none": 0.1}`` as ``{"acc": Score(0.5, 0.1)}``."""
-    scores = {}
-    for key, value in result.items():
-        metric, comma, filter_name = key.partition(",")
-        if not comma or metric.endswith("_stderr"):
-            continue
-        stderr = result.get(f"{metric}_stderr,{filter_name}")
-        name = metric if filter_name == "none" else f"{metric} ({filter_name})"
-        scores[name] = Score(float(value), float(stderr) if isinstance(stderr, float) else None)
-    return scores
-
-
-def _average(tasks: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
-    """Mean over tasks of each metric; of ``acc`` where a task has no ``acc_norm``."""
-    means = {}
-    for metric in dict.fromkeys(metric for scores in tasks for metric in scores):
-        chosen = [scores.get(metric, scores["acc"]) for scores in tasks]
-        errors = [score.stderr for score in chosen]
-        known = [error for error in errors if error is not None]
-        stderr = math.sqrt(sum(error**2 for error in known)) / len(tasks) if len(known) == len(errors) else None
-        means[metric] = Score(sum(score.value for score in chosen) / len(tasks), stderr)
-    return means
+    Raises:
+        UserError: A file of the adapter or the base can't be read.
+    """
+    local = options.data is not None
+    base_scores = None
+    if evaluation.base_results is not None:
+        base_scores = read_scores(evaluation.base_results, suite, local=local)
+    # Published scores are those of the hub's questions.
+    published = published_for(evaluation.config) if suite is SUITES["commonsense"] and not local else []
+    return Report(
+        suite=options.suite,
+        shots=shots,
+        limit=options.limit,
+        data=NOT_COMPARABLE if local else "hub",
+        adapter=options.adapter,
+        method=evaluation.config.method,
+        adapter_sha256=adapter_hash(options.adapter),
+        base=evaluation.base,
+        base_sha256=base_hash(find_base(evaluation.base)),
+        versions={
+            "bishare": __version__,
+            "lm-evaluation-harness": version("lm_eval"),
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        },
+        dtype=evaluation.dtype,
+        device=evaluation.device,
+        batch_size=options.batch_size,
+        seconds=round(evaluation.seconds, 1),
+        num_questions=count_questions(evaluation.results, suite, local=local),
+        scores=read_scores(evaluation.results, suite, local=local),
+        base_scores=base_scores,
+        published=published,
+        subtasks=read_subtasks(evaluation.results, suite),
+    )
 
 
 def _cells(report: Report) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table, scores in percent."""
-    metrics = list(dict.fromkeys(metric for scores in report.scores.values() for metric in scores))
+    metrics = _metrics_of(report.scores)
     head = ["task", "n"]
     for metric in metrics:
         head += [f"base {metric}", metric] if report.base_scores else [metric]
     head += [row.name for row in report.published]
-    rows = []
-    for name, scores in report.scores.items():
-        cells = [name, f"{report.num_questions[name]:,}" if name in report.num_questions else ""]
-        for metric in metrics:
-            if report.base_scores:
-                cells.append(_cell(report.base_scores[name].get(metric)))
-            cells.append(_cell(scores.get(metric)))
-        for row in report.published:
-            published = dict(zip(TASKS, row.scores, strict=True)) | {AVERAGE: sum(row.scores) / len(row.scores)}
-            cells.append(f"{published[name]:.2f}")
-        rows.append(cells)
-    return head, rows
+    return head, [_row(report, name, metrics) for name in report.scores]
+
+
+def _metrics_of(scores: Scores) -> list[str]:
+    """Every metric of any row, in the order of first appearance."""
+    metrics: dict[str, None] = {}
+    for of_row in scores.values():
+        metrics |= dict.fromkeys(of_row)
+    return list(metrics)
+
+
+def _row(report: Report, name: str, metrics: Sequence[str]) -> list[str]:
+    # The average has no questions of its own.
+    num_questions = f"{report.num_questions[name]:,}" if name in report.num_questions else ""
+    cells = [name, num_questions]
+    for metric in metrics:
+        if report.base_scores:
+            cells.append(_cell(report.base_scores[name].get(metric)))
+        cells.append(_cell(report.scores[name].get(metric)))
+    for row in report.published:
+        scores = dict(zip(TASKS, row.scores, strict=True))
+        scores[AVERAGE] = sum(row.scores) / len(row.scores)
+        cells.append(f"{scores[name]:.2f}")
+    return cells
 
 
 def _cell(score: Score | None) -> str:
@@ -140,8 +139,8 @@ def _cell(score: Score | None) -> str:
 
 
 def _facts(report: Report) -> list[str]:
-    """What the scores belong to, a line each."""
-    versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
+    """A line each about data, adapter, base, machine and table."""
+    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     base_hash = f", SHA-256 {report.base_sha256}" if report.base_sha256 else ""
     limit = f"the first {report.limit:,} of each task" if report.limit else "all"
     facts = [
@@ -154,7 +153,7 @@ def _facts(report: Report) -> list[str]:
     if AVERAGE in report.scores:
         facts[-1] += "; the average of acc_norm takes acc where a task has no acc_norm"
     if report.published:
-        facts.append("published: one seed; whether a task's score is acc or acc_norm is not said there")
+        facts.append("published: one seed; acc or acc_norm, the source does not say for which task")
     return facts
 
 
@@ -178,13 +177,14 @@ def show(report: Report) -> None:
     table = Table(Column(head[0], no_wrap=True), title=escape(title), title_justify="left")
     for name in head[1:]:
         table.add_column(escape(name), justify="right")
-    for cells in rows:
-        table.add_row(*map(escape, cells), end_section=cells is rows[-2] if len(rows) > 1 else False)
+    for place, cells in enumerate(rows, start=1):
+        # A line sets the last row apart: the average, or the whole of MMLU.
+        table.add_row(*map(escape, cells), end_section=place == len(rows) - 1)
     rich.get_console().print(table)
 
 
 def save(report: Report, samples: Sequence[Mapping[str, Any]], folder: Path) -> Path:
-    """Write ``SUITE-Nshot.json``, ``.md`` and ``.samples.jsonl``, with a number where there are such files already.
+    """Write ``SUITE-Nshot.json``, ``.md`` and ``.samples.jsonl``; a number in the name keeps earlier files.
 
     Returns:
         The page.
@@ -197,5 +197,6 @@ def save(report: Report, samples: Sequence[Mapping[str, Any]], folder: Path) -> 
     content = asdict(report) | {"published": [row.name for row in report.published]}
     write_text(folder / f"{stem}.samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in samples))
     write_text(folder / f"{stem}.md", markdown(report))
-    write_text(folder / f"{stem}.json", json.dumps(content, indent=1) + "\n")  # last: it says that all are there
+    # Last, since a later evaluation takes the JSON as the sign of a complete set.
+    write_text(folder / f"{stem}.json", json.dumps(content, indent=1) + "\n")
     return folder / f"{stem}.md"

@@ -1,4 +1,4 @@
-"""Rows of a local file as the harness wants them; the task files beside this one name :func:`read`."""
+"""Rows of a local file in the harness's form; the task files of this folder call :func:`read`."""
 
 import functools
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def read(*, files: Mapping[str, str], data: str = "", subject: str = "", **_: object) -> "dict[str, Dataset]":
-    """Every split of a task.
+    """Read every split of a task.
 
     Args:
-        files: By split, a JSONL file inside ``data``; its rows have ``question``, ``answer`` and, where they are
-            multiple choice, ``choices``, of which ``answer`` is an index.
-        data: Folder of the files; by hand, ``lm_eval --metadata '{"data": "FOLDER"}'``.
-        subject: Take only the rows with this ``subject``.
+        files: By split, a JSONL file inside ``data``. Rows have the fields ``question`` and ``answer``; for multiple
+            choice also ``choices``, with the index of the right choice as ``answer``.
+        data: Folder of the files; without ``evaluate``, ``lm_eval --metadata '{"data": "FOLDER"}'``.
+        subject: Keep the rows of this ``subject``; empty for all rows.
 
     Raises:
-        UserError: A file is missing or holds no such row, or a row lacks a field.
+        UserError: A file is missing, no row is left, or a row lacks a field.
     """
     from datasets import Dataset  # takes seconds to import
 
@@ -33,7 +33,8 @@ def read(*, files: Mapping[str, str], data: str = "", subject: str = "", **_: ob
         path = Path(data, name)
         rows = [row for row in _rows(path) if not subject or row.get("subject") == subject]
         if not rows:
-            raise UserError(f"{path} holds no row{f' with subject {subject!r}' if subject else ''}.")
+            of_subject = f" with subject {subject!r}" if subject else ""
+            raise UserError(f"{path} holds no row{of_subject}.")
         splits[split] = Dataset.from_list(rows)
     return splits
 
@@ -44,6 +45,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
+    """The row itself; an error for a missing field or an answer that is no choice."""
     if not isinstance(row, dict):
         raise UserError(f"{where} is {type(row).__name__}; want an object with question and answer.")
     for name in ("question", "answer"):

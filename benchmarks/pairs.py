@@ -1,7 +1,7 @@
 """Runs two or more sides of a comparison alternately, each in a fresh process, and reports medians of paired ratios.
 
-A worker is called as ``python benchmarks/X.py --worker SIDE ...`` and prints one JSON object as its last line, or one
-for each step that it is asked for.
+A worker is called as ``python benchmarks/X.py --worker SIDE ...``. Its last line is a JSON object; in
+:func:`in_turns`, the worker prints a JSON object for each requested step.
 """
 
 import json
@@ -21,9 +21,10 @@ WARM_UP = 3
 
 
 def run(script: str, sides: Sequence[str], *, pairs: int, arguments: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Every side ``pairs`` times, in turns; the results by side."""
+    """Run every side ``pairs`` times, in turns; the results by side."""
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(pairs):
+        # Alternating order: a machine that slows down over time then favours no side.
         for side in sides if number % 2 == 0 else reversed(sides):
             command = [sys.executable, script, "--worker", side, *arguments]
             process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."})
@@ -37,10 +38,10 @@ def run(script: str, sides: Sequence[str], *, pairs: int, arguments: Sequence[st
 def in_turns(
     script: str, sides: Sequence[str], *, pairs: int, steps: int, arguments: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Every side ``pairs`` times in a new process, all of them at once, taking ``steps`` steps in turns.
+    """Start all sides at once, ``pairs`` times in new processes, and let them take ``steps`` steps in turns.
 
-    What slows the machine down for some seconds then slows down all sides. The first steps of a process do not count:
-    they ask the system for memory that later ones find there. A worker takes a step for each line that it reads; see
+    A slow phase of the machine then slows down all sides. The first steps of a process do not count: they request
+    memory from the system, and later steps reuse the memory. A worker takes a step for each line of its input; see
     :func:`take_steps`.
     """
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
@@ -52,16 +53,17 @@ def in_turns(
                 if step >= 0:
                     results[side].append(found)
         for worker in workers.values():
-            worker.communicate()
-        medians = {
-            side: round(statistics.median(s["seconds"] for s in found[-steps:]), 3) for side, found in results.items()
-        }
+            worker.communicate()  # closes the input, which ends the worker
+        medians = {}
+        for side, found_steps in results.items():
+            seconds = [found["seconds"] for found in found_steps[-steps:]]
+            medians[side] = round(statistics.median(seconds), 3)
         print(f"pair {number + 1}/{pairs}, seconds: {medians}", file=sys.stderr)
     return results
 
 
 def take_steps(step: Callable[[], Any]) -> None:
-    """A worker's side of :func:`in_turns`."""
+    """Take a step for each line of the input, as a worker of :func:`in_turns`."""
     for _ in sys.stdin:
         start, start_cpu = time.perf_counter(), time.process_time()
         step()
@@ -79,8 +81,9 @@ def _take_step(worker: subprocess.Popen[str], side: str) -> dict[str, Any]:
     assert worker.stdout is not None
     worker.stdin.write("\n")
     worker.stdin.flush()
-    if not (line := worker.stdout.readline()):
-        raise SystemExit(f"{side} failed; what it said stands above.")
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit(f"{side} failed; its error stands above.")
     found: dict[str, Any] = json.loads(line)
     return found
 
@@ -98,9 +101,13 @@ def report(title: str, rows: Sequence[Mapping[str, Any]], results: Any, path: Pa
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "transformers", "lightning", "peft")},
     }
-    print(f"\n### {title}\n\n{', '.join(f'{k} {v}' for k, v in about.items())}\n")
+    print(f"\n### {title}\n\n{', '.join(f'{name} {value}' for name, value in about.items())}\n")
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
     for row in rows:
-        print("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+        print("| " + " | ".join(map(_cell, row.values())) + " |")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"title": title, "about": about, "rows": rows, "runs": results}, indent=1))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

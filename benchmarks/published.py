@@ -1,8 +1,8 @@
-"""Bi-Share LoRA as the authors' code computes it: a pass of its own for every level, ``torch.kron`` in every forward.
+"""Bi-Share LoRA as in the authors' code: a pass of its own for every level, ``torch.kron`` in every forward.
 
 Formulation of https://github.com/yuhua-zhou/BSLoRA (``kron_forward``, ``gate_forward``, ``slice_forward``): the input
-is taken to the adapter's fp32, and each pass is scaled and added to the output in place. Kronecker products are cut
-where the size does not divide, which the authors' code fails on.
+is converted to the adapter's fp32, and each pass is scaled and added to the output in place. Kronecker products are
+cut where the size does not divide; the authors' code fails there.
 
 Shapes: x [..., in], every pass [..., out].
 """
@@ -22,7 +22,7 @@ from bishare.ops.lora_linear import base_linear
 
 
 def use_published_passes(model: nn.Module) -> None:
-    """Let a model with a Bi-Share adapter compute it in the authors' way."""
+    """Replace the forward of every adapted weight of a model with a Bi-Share adapter by the authors'."""
     for module in model.modules():
         if isinstance(module, AdaptedWeight):
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
@@ -41,7 +41,7 @@ def passes(adapter: BiShare, slot: Slot, x: Tensor) -> Iterator[Tensor]:
     for _, (A, B), fit in adapter._stored(slot):
         x = x.to(A.dtype)
         match fit:
-            case None:
+            case None:  # the local level
                 update = F.linear(F.linear(x, A), B)
             case Kronecker(per_rank=False):
                 kron_A = torch.kron(fit.A, A)[:, : slot.in_features]

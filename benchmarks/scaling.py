@@ -1,15 +1,15 @@
-"""How a training step's time and peak memory grow with layers, tokens per step and total rank, with exponents.
+"""Growth of a training step's time and peak memory with layers, tokens per step and total rank, as exponents.
 
     python benchmarks/scaling.py
 
-A Llama of random weights, 128 wide, in fp32 with Bi-Share kronecker on q/k/v/up/down, half of the rank shared by all
-layers; packs of documents of 128 tokens with a label everywhere; loss, gradients and AdamW. One of the three varies,
-the others stay at 12 layers, 1,024 tokens and rank 16. The exponent is the slope of log(value) over log(x): 1 is
-linear, below 1 the constant part still counts.
+The model is a Llama of random weights, 128 wide, in fp32, with Bi-Share kronecker on q/k/v/up/down and half of the rank
+shared by all layers. The data are packs of documents of 128 tokens with a label everywhere. A step has loss, gradients
+and AdamW. One quantity varies at a time, from 12 layers, 1,024 tokens and rank 16. The exponent is the slope of
+log(value) over log(x): linear growth has 1, a constant part lowers the exponent.
 
-Every point is a process of its own. Its memory is the highest resident memory (VmHWM) minus the resident memory after
-a step of a one-layer model in the same process, with which the high-water mark starts anew: what Python, torch and
-its kernels take is on no point, base weights, activations, gradients and optimizer are.
+Every point is a process of its own. The process first takes a step of a one-layer model and resets its peak resident
+memory (VmHWM). The memory of a point is the new peak minus the resident memory at the reset: base weights, activations,
+gradients and optimizer count, while Python, torch and its kernels do not.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import json
 import math
 import statistics
 import time
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ DOCUMENT = 128
 
 
 class Point(NamedTuple):
-    """What is measured at once; also a worker's name, joined by commas."""
+    """The sizes of a measured model."""
 
     layers: int = 12
     tokens: int = 1024
@@ -34,6 +35,7 @@ class Point(NamedTuple):
 
     @property
     def side(self) -> str:
+        """Name of the worker."""
         return ",".join(map(str, self))
 
 
@@ -45,15 +47,16 @@ AXES = {
 
 
 def worker(point: Point, steps: int) -> None:
+    """Measure a point, and print its time and memory."""
     train(Point(layers=1, tokens=DOCUMENT, rank=8), steps=1)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
     before = resident("VmRSS")
     seconds = train(point, steps=steps + 1)[1:]
     print(json.dumps({"seconds": statistics.median(seconds), "peak_mib": resident("VmHWM") - before}))
 
 
 def train(point: Point, *, steps: int) -> list[float]:
-    """Train; the seconds of every step."""
+    """Train for some steps; the seconds of every step."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -85,15 +88,15 @@ def train(point: Point, *, steps: int) -> list[float]:
     return seconds
 
 
-def resident(what: str) -> float:
-    """A line of the process's memory in MiB: VmRSS now, VmHWM at most."""
+def resident(field: str) -> float:
+    """Resident memory of the process in MiB: current (``VmRSS``) or peak (``VmHWM``)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(what))
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
 def exponent(xs: list[int], ys: list[float]) -> float:
     """Slope of the least-squares line through the logarithms."""
-    return statistics.linear_regression([math.log(x) for x in xs], [math.log(y) for y in ys]).slope
+    return statistics.linear_regression(list(map(math.log, xs)), list(map(math.log, ys))).slope
 
 
 def main() -> None:
@@ -106,21 +109,23 @@ def main() -> None:
     if args.worker:
         worker(Point(*map(int, args.worker.split(","))), args.steps)
         return
-    sides = list(dict.fromkeys(point.side for points in AXES.values() for point in points))
+    # The axes have points in common.
+    sides = list(dict.fromkeys(point.side for point in chain(*AXES.values())))
     results = pairs.run(__file__, sides, pairs=args.pairs, arguments=["--steps", str(args.steps)])
     rows = []
     for axis, points in AXES.items():
-        xs = [getattr(point, axis) for point in points]
-        seconds, mib = (
-            [statistics.median(run[key] for run in results[point.side]) for point in points]
-            for key in ("seconds", "peak_mib")
-        )
+        xs, seconds, mib = [], [], []
+        for point in points:
+            runs = results[point.side]
+            xs.append(getattr(point, axis))
+            seconds.append(statistics.median(run["seconds"] for run in runs))
+            mib.append(statistics.median(run["peak_mib"] for run in runs))
         rows.append(
             {
-                "against": f"{axis} {', '.join(f'{x:,}' for x in xs)}",
+                "against": f"{axis} {', '.join(map('{:,}'.format, xs))}",
                 "ms per step": ", ".join(f"{1000 * s:.0f}" for s in seconds),
                 "exponent of time": exponent(xs, seconds),
-                "peak MiB": ", ".join(f"{m:.0f}" for m in mib),
+                "peak MiB": ", ".join(map("{:.0f}".format, mib)),
                 "exponent of memory": exponent(xs, mib),
             }
         )

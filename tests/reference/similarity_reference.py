@@ -1,7 +1,9 @@
 """Similarity of updates by its definitions, on materialised matrices.
 
-Zhou et al., 2025, appendix A.2, as the published code computes it: flatten, covariance, log det. Linear CKA: Kornblith
-et al., 2019, eq. 3, with the Gram matrices of the examples. Shapes: X and Y [out, in].
+Entropies as in Zhou et al., 2025, appendix A.2, and the published code: flatten, covariance, log det. Linear CKA as in
+Kornblith et al., 2019, eq. 3, with the Gram matrices of the examples.
+
+Shapes: X and Y [out, in].
 """
 
 import numpy as np

@@ -2,18 +2,17 @@
 
     y_i = x_i Wᵀ + (x_i A_iᵀ) B_iᵀ        for each row i, as two batched products for each weight
 
-Rows of like ranks stand in one stack, padded with zeros to the largest of them; rows of smaller ranks are in another
-one. Nothing is gathered for rows that follow each other in the batch, so :class:`pool.AdapterPool` sorts them. If all
-rows have one adapter, it is stored once. Vectors around a frozen pair (VeRA) are not multiplied into it: the rows that
-share the pair have their products with it in common.
+Rows of similar ranks are in the same stack, padded with zeros to the largest rank; rows of smaller ranks are in another
+stack. A stack of consecutive rows is a slice of the batch, while other rows are gathered into a copy; so
+:class:`pool.AdapterPool` sorts the rows. If all rows have the same adapter, its factors are stored once. The vectors
+around a frozen pair (VeRA) are not multiplied into the pair: the rows with the same pair have a product in common.
 
-Shapes: b rows of n tokens, m of them in a stack of rank r; x [b, n, in], A [m, r, in], Bᵀ [m, r, out], y [b, n, out].
+Shapes: b rows of n tokens, m rows in a stack of rank r; x [b, n, in], A [m, r, in], Bᵀ [m, r, out], y [b, n, out].
 """
 
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -25,15 +24,15 @@ from bishare.errors import UserError
 from bishare.ops.assembly import Blocks, assemble_into
 
 PADDED, PADDED_GATHERED = 2, 8
-"""Ranks that differ by at most this factor stand in one stack: where rows have to be gathered, one more product of
-small ranks costs more time than its zeros do."""
+"""Ranks of a stack differ by at most this factor. With rows to gather the factor is larger: a further product of small
+ranks would take longer than the product of the zeros."""
 
 
-class Room(NamedTuple):
-    """What one stack takes."""
+class StackShape(NamedTuple):
+    """The size of a stack."""
 
     ranks: Mapping[int, int]
-    """Rank of each of its rows, in order; 0 for a row without an adapter."""
+    """Rank of each row of the stack, in order; 0 for a row without an adapter."""
     in_features: int
     out_features: int
 
@@ -46,185 +45,200 @@ class Room(NamedTuple):
         return len(self.ranks) * self.rank * (self.in_features + self.out_features)
 
 
-def rooms(ranks: Mapping[int, int], num_rows: int, in_features: int, out_features: int) -> list[Room]:
-    """The stacks of one weight, from the ranks of the rows that have an adapter for it.
+def stack_shapes(ranks: Mapping[int, int], num_rows: int, in_features: int, out_features: int) -> list[StackShape]:
+    """The stacks of a weight, from the ranks of the rows that have an adapter for the weight.
 
-    A stack of at least half of the rows has the others too, as zeros, if they would have to be gathered otherwise.
+    Args:
+        ranks: Rank by row.
+        num_rows: Rows of the batch.
+        in_features: Width of the weight.
+        out_features: Height of the weight.
     """
-    divided = _divided(ranks, PADDED)
-    if not all(map(_follow_each_other, divided)):
-        divided = _divided(ranks, PADDED_GATHERED)
-    found = []
-    for rows in divided:
-        fill = 2 * len(rows) >= num_rows and not _follow_each_other(rows)
-        stacked = {row: ranks.get(row, 0) if row in rows else 0 for row in (range(num_rows) if fill else rows)}
-        found.append(Room(stacked, in_features, out_features))
-    return found
+    groups = _group_by_rank(ranks, PADDED)
+    if not all(map(_is_consecutive, groups)):
+        groups = _group_by_rank(ranks, PADDED_GATHERED)
+    shapes = []
+    for rows in groups:
+        in_stack = dict.fromkeys(rows, 0)
+        # Zeros for at most half of the rows cost less than gathering the rows of the stack.
+        if 2 * len(rows) >= num_rows and not _is_consecutive(rows):
+            in_stack = dict.fromkeys(range(num_rows), 0)
+        for row in rows:
+            in_stack[row] = ranks[row]
+        shapes.append(StackShape(in_stack, in_features, out_features))
+    return shapes
 
 
-def _divided(ranks: Mapping[int, int], factor: float) -> list[list[int]]:
-    """The rows in ascending order, by ranks that differ by at most this factor."""
-    left, found = dict(ranks), []
+def _group_by_rank(ranks: Mapping[int, int], factor: float) -> list[list[int]]:
+    """The rows in ascending order, grouped so that ranks in a group differ by at most this factor."""
+    left, groups = dict(ranks), []
     while left:
-        least = max(left.values()) / factor
-        found.append(sorted(row for row, rank in left.items() if rank >= least))
-        for row in found[-1]:
+        smallest = max(left.values()) / factor
+        groups.append(sorted(row for row, rank in left.items() if rank >= smallest))
+        for row in groups[-1]:
             del left[row]
-    return found
+    return groups
 
 
-def _follow_each_other(rows: Sequence[int]) -> bool:
+def _is_consecutive(rows: Sequence[int]) -> bool:
     return list(rows) == list(range(rows[0], rows[0] + len(rows)))
 
 
-def _chosen(rows: Sequence[int], device: torch.device) -> slice | Tensor:
-    """What chooses these rows of a batch, without a copy if they follow each other."""
-    if _follow_each_other(rows):
+def _index(rows: Sequence[int], device: torch.device) -> slice | Tensor:
+    """The index of rows in a batch: a slice, which needs no copy, if the rows are consecutive."""
+    if _is_consecutive(rows):
         return slice(rows[0], rows[-1] + 1)
     return torch.tensor(rows, device=device)
 
 
 class Stack(NamedTuple):
-    """One weight's factors for rows of like ranks."""
+    """The factors of a weight for rows of similar ranks."""
 
     A: Tensor  # [m, r, in], or [1, r, in] if all rows have the same adapter
     B: Tensor  # Bᵀ [m, r, out], or [1, r, out]; the scale is inside
     rows: slice | Tensor
-    """Which rows they are for, [m] int64 if they do not follow each other."""
+    """The m rows of the batch; [m] int64 if the rows are not consecutive."""
 
     def add_to(self, y: Tensor, x: Tensor) -> None:
+        """Add the updates of the rows to y, in place."""
         if isinstance(self.rows, slice):
             self._add(y[self.rows], x[self.rows])
         else:
             y.index_copy_(0, self.rows, self._add(y[self.rows], x[self.rows]))
 
     def _add(self, y: Tensor, x: Tensor) -> Tensor:
-        if len(self.A) < len(x):  # the same adapter for all rows
+        if len(self.A) < len(x):  # the same adapter for all rows: a product of matrices
             y.view(-1, y.shape[-1]).addmm_(torch.mm(x.reshape(-1, x.shape[-1]), self.A[0].T), self.B[0])
             return y
-        # A in front: for the one token of a decoding step BLAS then reads its rows once, and is twice as fast.
+        # A in front: BLAS then reads A once for the single token of a decoding step, and is twice as fast.
         return y.baddbmm_(torch.bmm(self.A, x.mT).mT, self.B)
 
 
 class Scales(NamedTuple):
-    """The vectors around one frozen pair, for the m rows that have some."""
+    """The vectors around a frozen pair, for the m rows with the pair."""
 
     A: Tensor  # [r, in], fp32
     B: Tensor  # [out, r], fp32
     d: Tensor  # [m, 1, r]
     b: Tensor  # [m, 1, out]
     rows: Sequence[int]
-    chosen: slice | Tensor
-    """The same rows, to be taken from a batch."""
+    batch_index: slice | Tensor
+    """The rows as an index of a batch."""
 
     @classmethod
     def of(cls, scaled: Scaled, rows: Sequence[int]) -> "Scales":
-        """The vectors of adapters [m, r], [m, out] for these m rows."""
+        """The vectors d [m, r] and b [m, out] of adapters, for m rows."""
         d, b = scaled.d.detach().unsqueeze(1), scaled.b.detach().unsqueeze(1)
-        return cls(scaled.A, scaled.B, d, b, rows, _chosen(rows, d.device))
+        return cls(scaled.A, scaled.B, d, b, rows, _index(rows, d.device))
 
-    def joined_by(self, other: "Scales") -> "Scales":
-        """With more rows."""
-        rows = [*self.rows, *other.rows]
-        d, b = torch.cat((self.d, other.d)), torch.cat((self.b, other.b))
-        return Scales(self.A, self.B, d, b, rows, _chosen(rows, d.device))
+    def joined_with(self, more: "Scales") -> "Scales":
+        """The vectors of the rows of both, for the same pair."""
+        rows = [*self.rows, *more.rows]
+        d, b = torch.cat((self.d, more.d)), torch.cat((self.b, more.b))
+        return Scales(self.A, self.B, d, b, rows, _index(rows, d.device))
 
     def first_product(self, x: Tensor) -> Tensor:
-        """x Aᵀ [m, n, r], which the weights that read one x have in common."""
+        """x Aᵀ [m, n, r], equal for all weights that read the same x."""
         m, n = len(self.rows), x.shape[1]
-        return (x[self.chosen].to(self.A.dtype).reshape(m * n, -1) @ self.A.T).view(m, n, -1)
+        return (x[self.batch_index].to(self.A.dtype).reshape(m * n, -1) @ self.A.T).view(m, n, -1)
 
     def add_to(self, y: Tensor, product: Tensor) -> None:
+        """Add the updates of the rows to y, in place, from the first product [m, n, r]."""
         m, n, r = product.shape
         h = (product * self.d).view(m * n, r)
         update = (self.B @ h.T).T.view(m, n, -1) * self.b
-        if isinstance(self.chosen, slice):
-            y[self.chosen].add_(update)
+        if isinstance(self.batch_index, slice):
+            y[self.batch_index].add_(update)
         else:
-            y.index_add_(0, self.chosen, update.to(y.dtype))
-
-
-def _places(room: Room, rows: Sequence[int]) -> list[int]:
-    """Where these rows stand in the room's stack."""
-    place_of = {row: place for place, row in enumerate(room.ranks)}
-    return [place_of[row] for row in rows]
+            y.index_add_(0, self.batch_index, update.to(y.dtype))
 
 
 class BatchFactors:
-    """The factors of one batch, for every weight that any of its adapters adapts.
+    """The factors of a batch, for every weight that an adapter of the batch adapts.
 
     Args:
         num_rows: Rows of the batch.
-        rooms: The stacks of each weight; if all rows have one adapter, row 0 stands for all.
-        shared: Whether they do.
-        dtype: Of the model's activations.
-        device: Where the model is.
+        shapes: The stacks of each weight; if all rows have the same adapter, of row 0 alone.
+        shared: Whether all rows have the same adapter.
+        dtype: Type of the model's activations.
+        device: Device of the model.
     """
 
     def __init__(
         self,
         num_rows: int,
-        rooms: Mapping[str, Sequence[Room]],
+        shapes: Mapping[str, Sequence[StackShape]],
         *,
         shared: bool,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
         self.num_rows, self.shared = num_rows, shared
-        self._rooms = rooms
+        self._shapes = shapes
         self._stacks: dict[str, list[Stack]] = {}
-        for name, of_weight in rooms.items():
-            for room in of_weight:
-                A = torch.empty(len(room.ranks), room.rank, room.in_features, dtype=dtype, device=device)
-                B = torch.empty(len(room.ranks), room.rank, room.out_features, dtype=dtype, device=device)
-                for place, rank in enumerate(room.ranks.values()):
-                    if rank < A.shape[1]:
+        for name, of_weight in shapes.items():
+            for shape in of_weight:
+                A = torch.empty(len(shape.ranks), shape.rank, shape.in_features, dtype=dtype, device=device)
+                B = torch.empty(len(shape.ranks), shape.rank, shape.out_features, dtype=dtype, device=device)
+                for place, rank in enumerate(shape.ranks.values()):
+                    if rank < A.shape[1]:  # assembly fills the first ``rank`` rows only
                         A[place, rank:], B[place, rank:] = 0, 0
-                rows = slice(None) if shared else _chosen(list(room.ranks), device)
+                rows = slice(None) if shared else _index(list(shape.ranks), device)
                 self._stacks.setdefault(name, []).append(Stack(A, B, rows))
         self._scales: dict[str, list[Scales]] = {}
         self._thread = threading.local()
 
-    def put(self, adapter: Adapter, rows: Sequence[Sequence[int]]) -> None:
-        """Assemble the factors of several adapters of one form.
+    def assemble(self, adapter: Adapter, rows: Sequence[Sequence[int]]) -> None:
+        """Assemble the factors of m adapters of the same layout.
 
         Args:
-            adapter: All of them, their values with a leading dimension m (:meth:`compact.Layout.holding`).
-            rows: The rows of each of the m.
+            adapter: The m adapters, as values with a leading dimension m (:meth:`compact_adapter.Layout.views_of`).
+            rows: Rows of the batch for each of the m adapters.
         """
-        numbers = [number for number, of_adapter in enumerate(rows) for _ in of_adapter]
-        chosen = list(chain.from_iterable(rows))
+        numbers: list[int] = []  # the adapter of each row
+        all_rows: list[int] = []
+        for number, of_adapter in enumerate(rows):
+            numbers += [number] * len(of_adapter)
+            all_rows += of_adapter
         for slot in adapter.slots:
-            if (scaled := adapter.scaled(slot)) is None:
-                self._put_blocks(slot.name, adapter.blocks(slot), *(([0], [0]) if self.shared else (numbers, chosen)))
+            scaled = adapter.scaled(slot)
+            if scaled is not None:
+                self._add_scales(slot.name, scaled, numbers, all_rows)
+            elif self.shared:
+                self._assemble_blocks(slot.name, adapter.blocks(slot), [0], [0])
             else:
-                self._put_scales(slot.name, scaled, numbers, chosen)
+                self._assemble_blocks(slot.name, adapter.blocks(slot), numbers, all_rows)
 
-    def _put_blocks(self, name: str, blocks: Blocks, numbers: Sequence[int], rows: Sequence[int]) -> None:
-        """Assemble the factors of the adapters with these numbers for these rows, which stand in one stack."""
-        room, stack = next(
-            (room, stack)
-            for room, stack in zip(self._rooms[name], self._stacks[name], strict=True)
-            if room.ranks.get(rows[0])
-        )
-        rank = room.ranks[rows[0]]
-        sides = ((stack.A, blocks.A, 1.0, "A"), (stack.B, blocks.B, blocks.scale, "B"))
-        places = _places(room, rows)
-        own = len(set(numbers)) == len(numbers)
-        for factor, of_side, scale, side in sides:
-            if own and _follow_each_other(places):
+    def _assemble_blocks(self, name: str, blocks: Blocks, numbers: Sequence[int], rows: Sequence[int]) -> None:
+        """Assemble the factors of adapters with these numbers for these rows, all in the same stack."""
+        shape, stack = self._stack_of(name, rows[0])
+        rank = shape.ranks[rows[0]]
+        place_of = dict(zip(shape.ranks, range(len(shape.ranks)), strict=True))
+        places = [place_of[row] for row in rows]
+        distinct = len(set(numbers)) == len(numbers)
+        for factor, of_side, scale, side in ((stack.A, blocks.A, 1.0, "A"), (stack.B, blocks.B, blocks.scale, "B")):
+            if distinct and _is_consecutive(places):  # straight into the stack
                 assemble_into(factor[places[0] : places[-1] + 1, :rank], of_side, scale=scale, side=side)
                 continue
-            made = factor.new_empty(max(numbers) + 1, rank, factor.shape[-1])
-            assemble_into(made, of_side, scale=scale, side=side)
-            factor[:, :rank].index_copy_(0, torch.tensor(places, device=made.device), made if own else made[numbers])
+            # Each adapter once, then copied to all of its rows.
+            assembled = factor.new_empty(max(numbers) + 1, rank, factor.shape[-1])
+            assemble_into(assembled, of_side, scale=scale, side=side)
+            index = torch.tensor(places, device=assembled.device)
+            factor[:, :rank].index_copy_(0, index, assembled if distinct else assembled[numbers])
 
-    def _put_scales(self, name: str, scaled: Scaled, numbers: Sequence[int], rows: Sequence[int]) -> None:
+    def _stack_of(self, name: str, row: int) -> tuple[StackShape, Stack]:
+        """The stack with a row's factors of a weight."""
+        for shape, stack in zip(self._shapes[name], self._stacks[name], strict=True):
+            if shape.ranks.get(row):
+                return shape, stack
+        raise AssertionError(f"row {row} has no factors of {name}")
+
+    def _add_scales(self, name: str, scaled: Scaled, numbers: Sequence[int], rows: Sequence[int]) -> None:
         of_weight = self._scales.setdefault(name, [])
         added = Scales.of(scaled._replace(d=scaled.d[numbers], b=scaled.b[numbers]), rows)
         for place, scales in enumerate(of_weight):
-            if scales.A.data_ptr() == scaled.A.data_ptr():
-                of_weight[place] = scales.joined_by(added)
+            if scales.A.data_ptr() == scaled.A.data_ptr():  # the same frozen pair
+                of_weight[place] = scales.joined_with(added)
                 return
         of_weight.append(added)
 
@@ -247,11 +261,11 @@ class BatchFactors:
         return y
 
     def _first_product(self, scales: Scales, x: Tensor) -> Tensor:
-        """x Aᵀ; that of the weight before if it read the same x, unchanged, in this thread."""
-        if x.is_inference():  # does not tell whether it was changed
+        """x Aᵀ, kept in this thread for the next weight that reads the same, unchanged x."""
+        if x.is_inference():  # has no version counter that would tell a change
             return scales.first_product(x)
-        of = scales.A.data_ptr(), scales.A.shape, scales.rows, x._version
+        key = scales.A.data_ptr(), scales.A.shape, scales.rows, x._version
         last: tuple[weakref.ref[Tensor], Any, Tensor] | None = getattr(self._thread, "last", None)
-        if last is None or last[0]() is not x or last[1] != of:
-            self._thread.last = last = weakref.ref(x), of, scales.first_product(x)
+        if last is None or last[0]() is not x or last[1] != key:
+            self._thread.last = last = weakref.ref(x), key, scales.first_product(x)
         return last[2]

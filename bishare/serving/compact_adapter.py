@@ -1,8 +1,10 @@
-"""An adapter as it is stored: its live values in one flat buffer, what its layers share held once.
+"""Adapters in memory: the live values of an adapter in a flat buffer, shared values once.
 
-Adapters of one configuration have one layout: one object of the method's class, whose parameters are views of one
-buffer. While factors are assembled they are views of several adapters' values instead, with a leading dimension, so
-that a weight's factors are computed for all of them in one go.
+Adapters of the same configuration have the same layout: a single object of the method's class, whose parameters are
+views of a buffer. For assembly, the parameters become views of the values of several adapters, with a leading dimension
+m: the factors of a weight are then computed for all m adapters at once.
+
+Shapes: n values of a layout, dead values included; buffer [n], values of m adapters [m, n].
 """
 
 import threading
@@ -21,68 +23,81 @@ from bishare.ops.assembly import rank
 
 FP32 = 4
 
+AssemblyKey = tuple["Layout", Hashable]
+"""A layout and owner maps; adapters with equal keys are assembled together."""
+
 
 def compact_bytes(file: AdapterFile) -> int:
-    """Bytes that the adapter of this file takes at most, from the shapes alone."""
-    tensors = file.tensors.values()
-    return sum(t.numel() * (FP32 if t.is_floating_point() else t.element_size()) for t in tensors)
+    """Upper bound of the bytes of a file's adapter in memory, from the shapes alone."""
+    total = 0
+    for tensor in file.tensors.values():
+        total += tensor.numel() * (FP32 if tensor.is_floating_point() else tensor.element_size())
+    return total
 
 
 @dataclass(frozen=True, eq=False)
-class Compact:
-    """The values of one adapter."""
+class CompactAdapter:
+    """The values of an adapter."""
 
     layout: "Layout"
     values: Tensor  # [live values], fp32
     runs: Sequence[tuple[int, int]]
-    """Where ``values`` belong in the layout's buffer: (start, stop) one after the other; dead values are left out."""
+    """Spans (start, stop) of ``values`` in the layout's buffer, in order; dead values are left out."""
     owners: Mapping[str, Tensor]
-    """Which layers share a B: the owner map of each mergeable group."""
+    """Owner map of each mergeable group: the layer whose B each layer uses."""
 
     @property
-    def form(self) -> tuple["Layout", Hashable]:
-        """What adapters that are assembled together have in common: the layout, and which layers share a B."""
+    def assembly_key(self) -> AssemblyKey:
+        """The layout and the owner maps."""
         return self.layout, tuple(tuple(owner.tolist()) for owner in self.owners.values())
 
     def write_to(self, values: Tensor) -> None:
-        """Put the values where they belong in ``values`` [all values of the layout]; dead ones are left as they are."""
-        lengths = [stop - start for start, stop in self.runs]
-        for (start, stop), live in zip(self.runs, torch.split(self.values, lengths), strict=True):
-            values[start:stop].copy_(live)
+        """Copy the live values into ``values`` [n]; dead values stay as they are."""
+        start_of_run = 0
+        for start, stop in self.runs:
+            end_of_run = start_of_run + stop - start
+            values[start:stop].copy_(self.values[start_of_run:end_of_run])
+            start_of_run = end_of_run
 
 
 class Layout:
-    """What all adapters of one configuration have in common.
+    """The common part of all adapters of a configuration.
 
     Args:
         config: The configuration.
-        slots: The weights they adapt.
-        device: Where their values are held.
+        slots: The adapted weights.
+        device: Device of the values.
     """
 
     def __init__(self, config: AdapterConfig, slots: Sequence[Slot], device: torch.device) -> None:
-        # Initial values are drawn and never read; what else is random must not notice.
+        # Initial values are drawn and never read; the user's random state must not change.
         with torch.random.fork_rng([device] if device.type == "cuda" else []), device:
             self._adapter = config.build(slots).float()
         parameters = list(self._adapter.parameters())
-        bounds = list(accumulate((p.numel() for p in parameters), initial=0))
+        bounds = list(accumulate(map(torch.numel, parameters), initial=0))
         self._values = torch.empty(bounds[-1], device=device)
-        self._places = {id(p): place for p, place in zip(parameters, pairwise(bounds), strict=True)}
-        self._shapes = [(p, self._places[id(p)], p.shape) for p in parameters]
-        self._look_at(self._values)
+        self._spans = dict(zip(map(id, parameters), pairwise(bounds), strict=True))
+        # Shapes of a single adapter: those of the parameters change with the views.
+        self._shapes = [(parameter, parameter.shape) for parameter in parameters]
+        self._set_views(self._values)
         self.num_bytes = self._values.nbytes
-        """Bytes of one adapter's values, dead ones included."""
+        """Bytes of an adapter's values, dead values included."""
         self._lock = threading.Lock()
         self.slots = self._adapter.slots
-        scaled = {slot.name: self._adapter.scaled(slot) for slot in self.slots}
-        self.ranks = {s.name: rank(self._adapter.blocks(s).A) for s in self.slots if scaled[s.name] is None}
-        """Rows of the assembled A, by weight; without those whose update is vectors around a frozen pair."""
-        self.num_scales = sum(len(s.d) + len(s.b) for s in scaled.values() if s is not None)
-        """Values of those vectors."""
+        self.ranks: dict[str, int] = {}
+        """Rows of the assembled A by weight, without weights with vectors around a frozen pair."""
+        self.num_scales = 0
+        """Values of the vectors around frozen pairs."""
+        for slot in self.slots:
+            scaled = self._adapter.scaled(slot)
+            if scaled is None:
+                self.ranks[slot.name] = rank(self._adapter.blocks(slot).A)
+            else:
+                self.num_scales += len(scaled.d) + len(scaled.b)
 
     @torch.no_grad()
-    def read(self, file: AdapterFile, *, where: str) -> Compact:
-        """The adapter of a file of this configuration.
+    def read(self, file: AdapterFile, *, where: str) -> CompactAdapter:
+        """The adapter of a file with this configuration.
 
         Raises:
             UserError: A tensor is missing, unknown or of another shape; ``where`` names the file.
@@ -90,26 +105,28 @@ class Layout:
         with self._lock:
             load_tensors(self._adapter, file.tensors, where=where)
             runs: list[tuple[int, int]] = []
-            for p in self._adapter.live_parameters().values():
-                start, stop = self._places[id(p)]
+            for parameter in self._adapter.live_parameters().values():
+                start, stop = self._spans[id(parameter)]
+                # Neighbours in the buffer are copied together.
                 if runs and runs[-1][1] == start:
                     runs[-1] = runs[-1][0], stop
                 else:
                     runs.append((start, stop))
             owners = {name: group.owner.clone() for name, group in self._adapter.mergeable_groups().items()}
-            return Compact(self, torch.cat([self._values[start:stop] for start, stop in runs]), tuple(runs), owners)
+            values = torch.cat([self._values[start:stop] for start, stop in runs])
+            return CompactAdapter(self, values, tuple(runs), owners)
 
     def empty(self, num_adapters: int) -> Tensor:
-        """Room for the values of several adapters [m, values], for :meth:`holding`."""
+        """Uninitialised values [m, n] of several adapters, for :meth:`views_of`."""
         return torch.empty(num_adapters, len(self._values), device=self._values.device)
 
     @contextmanager
-    def holding(self, values: Tensor, owners: Mapping[str, Tensor]) -> Iterator[Adapter]:
-        """Several adapters at once, for this thread alone while the context lasts.
+    def views_of(self, values: Tensor, owners: Mapping[str, Tensor]) -> Iterator[Adapter]:
+        """Several adapters at once, for this thread alone until the context ends.
 
         Args:
-            values: Their values [m, values], see :meth:`Compact.write_to`.
-            owners: Their owner maps, which are the same for all.
+            values: Values [m, n] of the adapters, from :meth:`CompactAdapter.write_to`.
+            owners: Owner maps, equal for all m adapters.
 
         Yields:
             The adapter; its parameters, blocks and scales have a leading dimension m.
@@ -118,13 +135,14 @@ class Layout:
             for name, group in self._adapter.mergeable_groups().items():
                 group.owner.copy_(owners[name])
                 group.refresh()
-            self._look_at(values)
+            self._set_views(values)
             try:
                 yield self._adapter
             finally:
-                self._look_at(self._values)
+                self._set_views(self._values)
 
-    def _look_at(self, values: Tensor) -> None:
-        """Make the parameters views of ``values`` [..., values]."""
-        for p, (start, stop), shape in self._shapes:
-            p.data = values[..., start:stop].view(*values.shape[:-1], *shape)
+    def _set_views(self, values: Tensor) -> None:
+        """Make the parameters views of ``values`` [..., n]."""
+        for parameter, shape in self._shapes:
+            start, stop = self._spans[id(parameter)]
+            parameter.data = values[..., start:stop].view(*values.shape[:-1], *shape)

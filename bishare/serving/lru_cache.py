@@ -1,7 +1,8 @@
-"""A shelf of a fixed number of bytes: what is asked for is made, what was not used for longest makes room.
+"""A least-recently-used cache of a fixed number of bytes, safe for threads.
 
-Safe for threads. A value in use is never dropped, and the bytes on the shelf never exceed its budget: whoever needs
-room that is in use waits for it, first come, first served.
+A missing value is built on demand. The least recently used values are evicted to make room. A value in use is pinned
+and never evicted, and the bytes in the cache never exceed the budget: a thread that needs more room than unpinned
+values can give waits, first come, first served.
 """
 
 import threading
@@ -17,28 +18,30 @@ T = TypeVar("T")
 
 
 class Prepared(NamedTuple, Generic[T]):
-    """A value that is about to be made."""
+    """A value to be built."""
 
     num_bytes: int
-    """What it will take; known before a byte of it is allocated."""
+    """Size of the value; known before a byte is allocated."""
     build: Callable[[], T]
 
 
 @dataclass(eq=False)
-class _Place(Generic[T]):
+class _Item(Generic[T]):
+    """A value in the cache, or a value being built."""
+
     value: T | None = None
     num_bytes: int = 0
-    pins: int = 1  # whoever makes it
+    num_pins: int = 1  # the thread that builds the value
     ready: bool = False
-    gone: bool = False  # discarded while in use
+    discarded: bool = False  # while in use
 
 
-class Shelf(Generic[T]):
+class LRUCache(Generic[T]):
     """Values by key.
 
     Args:
         budget: Bytes that all values together may take.
-        name: The option that sets the budget, for errors.
+        name: Name of the option with the budget, for errors.
     """
 
     def __init__(self, budget: int, name: str) -> None:
@@ -46,103 +49,106 @@ class Shelf(Generic[T]):
             raise UserError(f"{name} is {budget}; it must be a positive number of bytes.")
         self.budget, self.name = budget, name
         self.used = 0
-        """Bytes taken now."""
+        """Bytes in use now."""
         self.peak = 0
-        """The most bytes that were ever taken."""
-        self._places: OrderedDict[Hashable, _Place[T]] = OrderedDict()  # least recently used first
+        """Highest number of bytes in use so far."""
+        self._items: OrderedDict[Hashable, _Item[T]] = OrderedDict()  # least recently used first
         self._queue: deque[object] = deque()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._items)
 
     @contextmanager
-    def hold(self, key: Hashable, prepare: Callable[[], Prepared[T]]) -> Iterator[T]:
-        """The value of ``key``, which stays on the shelf for as long as the context lasts.
+    def pin(self, key: Hashable, prepare: Callable[[], Prepared[T]]) -> Iterator[T]:
+        """The value of ``key``, kept in the cache until the context ends.
 
         Args:
-            key: Its name.
-            prepare: Called if it is not there; what this or ``build`` raises reaches the caller, and nobody else.
+            key: Key of the value.
+            prepare: Called for a missing value. Errors of ``prepare`` and ``build`` reach this caller alone.
 
         Raises:
-            UserError: It is larger than the whole shelf.
+            UserError: The value is larger than the whole budget.
         """
-        place = self._find(key)
-        if not place.ready:
-            self._make(place, key, prepare)
+        item = self._find(key)
+        if not item.ready:
+            self._build(item, key, prepare)
         try:
-            yield cast(T, place.value)
+            yield cast(T, item.value)
         finally:
             with self._changed:
-                place.pins -= 1
-                if place.gone and not place.pins:
-                    self._free(place)
+                item.num_pins -= 1
+                if item.discarded and not item.num_pins:
+                    self._free(item)
                 self._changed.notify_all()
 
     def discard(self, chosen: Callable[[Hashable], bool]) -> None:
-        """Forget the chosen keys; a value in use takes its bytes until it is let go."""
+        """Forget the chosen keys; a pinned value takes its bytes until the last pin ends."""
         with self._changed:
-            for key in [key for key in self._places if chosen(key)]:
-                place = self._places.pop(key)
-                place.gone = True
-                if not place.pins:
-                    self._free(place)
+            for key in list(filter(chosen, self._items)):
+                item = self._items.pop(key)
+                item.discarded = True
+                if not item.num_pins:
+                    self._free(item)
             self._changed.notify_all()
 
-    def _find(self, key: Hashable) -> _Place[T]:
-        """The place of ``key``, pinned; it is new and not ready if the caller is to make the value."""
+    def _find(self, key: Hashable) -> _Item[T]:
+        """The pinned item of ``key``; an item that is not ready is new, and the caller must build its value."""
         with self._changed:
-            while (place := self._places.get(key)) is not None:
-                if place.ready:
-                    place.pins += 1
-                    self._places.move_to_end(key)
-                    return place
-                self._changed.wait()  # somebody is making it; if that fails, the key is gone again
-            self._places[key] = _Place()
-            return self._places[key]
+            while (item := self._items.get(key)) is not None:
+                if item.ready:
+                    item.num_pins += 1
+                    self._items.move_to_end(key)
+                    return item
+                self._changed.wait()  # another thread builds the value; if the build fails, the key is missing again
+            self._items[key] = _Item()
+            return self._items[key]
 
-    def _make(self, place: _Place[T], key: Hashable, prepare: Callable[[], Prepared[T]]) -> None:
+    def _build(self, item: _Item[T], key: Hashable, prepare: Callable[[], Prepared[T]]) -> None:
+        # Without the lock: other threads read their values while this thread builds.
         try:
             num_bytes, build = prepare()
-            self._reserve(place, num_bytes)
-            place.value = build()
+            self._reserve(item, num_bytes)
+            item.value = build()
         except BaseException:
             with self._changed:
-                if self._places.get(key) is place:
-                    del self._places[key]
-                self._free(place)
+                if self._items.get(key) is item:  # a discarded key may have a new item
+                    del self._items[key]
+                self._free(item)
                 self._changed.notify_all()
             raise
         with self._changed:
-            place.ready = True
+            item.ready = True
             self._changed.notify_all()
 
-    def _reserve(self, place: _Place[T], num_bytes: int) -> None:
+    def _reserve(self, item: _Item[T], num_bytes: int) -> None:
+        """Wait until the budget has room, and take the bytes."""
         if num_bytes > self.budget:
             raise UserError(f"{num_bytes:,} bytes are needed at once, but {self.name} is {self.budget:,}; raise it.")
         ticket = object()
         with self._changed:
             self._queue.append(ticket)
             try:
-                # In turn, or small requests would for ever take the room that a large one waits for.
-                while self._queue[0] is not ticket or not self._make_room(num_bytes):
+                # In turn: otherwise small requests could take the room for which a large request waits, forever.
+                while self._queue[0] is not ticket or not self._evict(num_bytes):
                     self._changed.wait()
-                place.num_bytes = num_bytes
+                item.num_bytes = num_bytes
                 self.used += num_bytes
                 self.peak = max(self.peak, self.used)
             finally:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
 
-    def _make_room(self, num_bytes: int) -> bool:
-        for key, place in list(self._places.items()):
+    def _evict(self, num_bytes: int) -> bool:
+        """Evict unpinned values until ``num_bytes`` fit; whether the bytes fit now."""
+        for key, item in list(self._items.items()):
             if self.used + num_bytes <= self.budget:
                 break
-            if not place.pins:
-                del self._places[key]
-                self._free(place)
+            if not item.num_pins:
+                del self._items[key]
+                self._free(item)
         return self.used + num_bytes <= self.budget
 
-    def _free(self, place: _Place[T]) -> None:
-        self.used -= place.num_bytes
-        place.value, place.num_bytes = None, 0
+    def _free(self, item: _Item[T]) -> None:
+        self.used -= item.num_bytes
+        item.value, item.num_bytes = None, 0

@@ -15,7 +15,7 @@ from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.vera import VeRAConfig
 from bishare.errors import UserError
 from bishare.models.attach import attach
-from bishare.serving.compact_adapter import Compact, Layout, compact_bytes
+from bishare.serving.compact_adapter import CompactAdapter, Layout, compact_bytes
 from tests.randomised import randomise
 
 MERGEABLE = ASLoRAConfig(r=2, targets=["q", "up"])
@@ -31,7 +31,7 @@ def save(model: PreTrainedModel, config: AdapterConfig, folder: Path, *, merged:
     return adapter
 
 
-def read(folder: Path, layout: Layout | None = None) -> Compact:
+def read(folder: Path, layout: Layout | None = None) -> CompactAdapter:
     file = read_adapter(folder)
     layout = layout or Layout(file.config, file.slots, torch.device("cpu"))
     return layout.read(file, where=str(folder))
@@ -54,7 +54,7 @@ def test_several_adapters_are_held_at_once(tiny_model: Callable[..., PreTrainedM
     values = compact.layout.empty(2)
     compact.write_to(values[0])
     values[1] = 3 * values[0]
-    with compact.layout.holding(values, compact.owners) as held:
+    with compact.layout.views_of(values, compact.owners) as held:
         for name, parameter in held.named_parameters():
             wanted = adapter.get_parameter(name)
             assert torch.equal(parameter[0], wanted)
@@ -69,15 +69,15 @@ def test_form_is_layout_and_owners(tiny_model: Callable[..., PreTrainedModel], t
     save(tiny_model("llama"), MERGEABLE, tmp_path / "merged", merged=True)
     apart = read(tmp_path / "apart")
     merged = read(tmp_path / "merged", apart.layout)
-    assert apart.form == read(tmp_path / "apart", apart.layout).form
-    assert apart.form != merged.form
-    assert apart.form != read(tmp_path / "apart").form
+    assert apart.assembly_key == read(tmp_path / "apart", apart.layout).assembly_key
+    assert apart.assembly_key != merged.assembly_key
+    assert apart.assembly_key != read(tmp_path / "apart").assembly_key
 
 
 def test_owners_hold_while_values_are_held(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     save(tiny_model("llama"), MERGEABLE, tmp_path, merged=True)
     merged = read(tmp_path)
-    with merged.layout.holding(merged.layout.empty(1), merged.owners) as held:
+    with merged.layout.views_of(merged.layout.empty(1), merged.owners) as held:
         for name, group in held.mergeable_groups().items():
             assert torch.equal(group.owner, merged.owners[name])
             assert group.live == [1, 2]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, MistralConfig, PreTrainedModel
 
-from bishare.serving.kv_cache import BLOCK, RoomyLayer, roomy_cache
+from bishare.serving.kv_cache import BLOCK, PreallocatedLayer, preallocated_cache
 
 
 def new_states(num_tokens: int, num_rows: int = 2) -> tuple[Tensor, Tensor]:
@@ -16,8 +16,8 @@ def new_states(num_tokens: int, num_rows: int = 2) -> tuple[Tensor, Tensor]:
 def test_a_model_generates_the_same_with_it(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     ids = torch.randint(3, 64, (2, 5), generator=torch.Generator().manual_seed(0))
-    caches = roomy_cache(model.config), DynamicCache(config=model.config)
-    assert all(type(layer) is RoomyLayer for layer in caches[0].layers)
+    caches = preallocated_cache(model.config), DynamicCache(config=model.config)
+    assert all(type(layer) is PreallocatedLayer for layer in caches[0].layers)
     with torch.no_grad():
         for _ in range(BLOCK + 3):  # past the end of the first room
             ours, theirs = (model(input_ids=ids, past_key_values=cache).logits[:, -1] for cache in caches)
@@ -29,7 +29,7 @@ def test_a_model_generates_the_same_with_it(tiny_model: Callable[..., PreTrained
 
 
 def test_tokens_are_written_behind_the_others_until_the_room_is_full() -> None:
-    layer = RoomyLayer()
+    layer = PreallocatedLayer()
     first, _ = layer.update(*new_states(4))
     places = {layer.update(*new_states(1))[0].data_ptr() for _ in range(BLOCK)}
     assert places == {first.data_ptr()}
@@ -37,8 +37,8 @@ def test_tokens_are_written_behind_the_others_until_the_room_is_full() -> None:
 
 
 def test_rows_may_be_chosen_repeated_and_shortened_in_between() -> None:
-    ours, theirs = RoomyLayer(), DynamicCache().layer_class_to_replicate()
-    changes: list[tuple[Callable[[RoomyLayer], None], int]] = [
+    ours, theirs = PreallocatedLayer(), DynamicCache().layer_class_to_replicate()
+    changes: list[tuple[Callable[[PreallocatedLayer], None], int]] = [
         (lambda layer: layer.reorder_cache(torch.tensor([1, 0])), 2),
         (lambda layer: layer.crop(-2), 2),
         (lambda layer: layer.batch_repeat_interleave(3), 6),
@@ -59,5 +59,5 @@ def test_rows_may_be_chosen_repeated_and_shortened_in_between() -> None:
 def test_layers_with_a_window_stay_transformers_own() -> None:
     config = MistralConfig(num_hidden_layers=2, sliding_window=8)
     kinds = [type(layer) for layer in DynamicCache(config=config).layers]
-    assert [type(layer) for layer in roomy_cache(config).layers] == kinds
-    assert RoomyLayer not in kinds
+    assert [type(layer) for layer in preallocated_cache(config).layers] == kinds
+    assert PreallocatedLayer not in kinds

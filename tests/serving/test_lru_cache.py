@@ -1,56 +1,56 @@
-"""The shelf keeps what is used, drops what is not, and waits rather than exceed its budget."""
+"""The cache keeps what is used, drops what is not, and waits rather than exceed its budget."""
 
 import threading
 
 import pytest
 
 from bishare.errors import UserError
-from bishare.serving.lru_cache import Prepared, Shelf
+from bishare.serving.lru_cache import LRUCache, Prepared
 
 
 def value(name: str, num_bytes: int = 1) -> Prepared[str]:
     return Prepared(num_bytes, lambda: name)
 
 
-def put(shelf: Shelf[str], name: str, num_bytes: int = 1) -> None:
-    with shelf.hold(name, lambda: value(name, num_bytes)) as found:
+def put(cache: LRUCache[str], name: str, num_bytes: int = 1) -> None:
+    with cache.pin(name, lambda: value(name, num_bytes)) as found:
         assert found == name
 
 
 def test_the_least_recently_used_value_makes_room() -> None:
-    shelf: Shelf[str] = Shelf(2, "budget")
+    cache: LRUCache[str] = LRUCache(2, "budget")
     for name in ("a", "b", "a", "c"):
-        put(shelf, name)
-    assert (shelf.used, shelf.peak) == (2, 2)
+        put(cache, name)
+    assert (cache.used, cache.peak) == (2, 2)
     made: list[str] = []
     for name in ("a", "c", "b"):
-        with shelf.hold(name, lambda name=name: made.append(name) or value(name)):
+        with cache.pin(name, lambda name=name: made.append(name) or value(name)):
             pass
     assert made == ["b"]
 
 
 def test_a_value_in_use_is_not_dropped_and_others_wait_for_its_room() -> None:
-    shelf: Shelf[str] = Shelf(2, "budget")
+    cache: LRUCache[str] = LRUCache(2, "budget")
     got = threading.Event()
-    with shelf.hold("a", lambda: value("a", 2)):
-        thread = threading.Thread(target=lambda: (put(shelf, "b"), got.set()))
+    with cache.pin("a", lambda: value("a", 2)):
+        thread = threading.Thread(target=lambda: (put(cache, "b"), got.set()))
         thread.start()
         assert not got.wait(0.1)
-        assert shelf.used == 2
+        assert cache.used == 2
     thread.join(timeout=10)
     assert got.is_set()
-    assert shelf.peak == 2
+    assert cache.peak == 2
 
 
 def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
-    shelf: Shelf[str] = Shelf(2, "budget")
+    cache: LRUCache[str] = LRUCache(2, "budget")
     order: list[str] = []
-    with shelf.hold("a", lambda: value("a")):
-        large = threading.Thread(target=lambda: (put(shelf, "large", 2), order.append("large")))
+    with cache.pin("a", lambda: value("a")):
+        large = threading.Thread(target=lambda: (put(cache, "large", 2), order.append("large")))
         large.start()
-        while not shelf._queue:
+        while not cache._queue:
             pass
-        small = threading.Thread(target=lambda: (put(shelf, "small"), order.append("small")))
+        small = threading.Thread(target=lambda: (put(cache, "small"), order.append("small")))
         small.start()
         small.join(timeout=0.1)
         assert order == []
@@ -60,25 +60,25 @@ def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
 
 
 def test_what_fails_reaches_its_caller_and_leaves_no_bytes() -> None:
-    shelf: Shelf[str] = Shelf(2, "budget")
+    cache: LRUCache[str] = LRUCache(2, "budget")
 
     def fail() -> str:
         raise UserError("damaged")
 
-    with pytest.raises(UserError, match="damaged"), shelf.hold("a", lambda: Prepared(2, fail)):
+    with pytest.raises(UserError, match="damaged"), cache.pin("a", lambda: Prepared(2, fail)):
         pass
-    assert (shelf.used, len(shelf)) == (0, 0)
-    put(shelf, "a", 2)
+    assert (cache.used, len(cache)) == (0, 0)
+    put(cache, "a", 2)
 
 
 def test_threads_that_want_the_same_value_make_it_once() -> None:
-    shelf: Shelf[str] = Shelf(2, "budget")
+    cache: LRUCache[str] = LRUCache(2, "budget")
     made: list[int] = []
     gate = threading.Barrier(8)
 
     def ask() -> None:
         gate.wait()
-        with shelf.hold("a", lambda: made.append(1) or value("a")) as found:
+        with cache.pin("a", lambda: made.append(1) or value("a")) as found:
             assert found == "a"
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
@@ -90,19 +90,19 @@ def test_threads_that_want_the_same_value_make_it_once() -> None:
 
 
 def test_a_discarded_value_in_use_takes_its_bytes_until_it_is_let_go() -> None:
-    shelf: Shelf[str] = Shelf(2, "budget")
-    with shelf.hold("a", lambda: value("a", 2)) as found:
-        shelf.discard(lambda key: key == "a")
-        assert (shelf.used, found) == (2, "a")
-    assert shelf.used == 0
+    cache: LRUCache[str] = LRUCache(2, "budget")
+    with cache.pin("a", lambda: value("a", 2)) as found:
+        cache.discard(lambda key: key == "a")
+        assert (cache.used, found) == (2, "a")
+    assert cache.used == 0
 
 
 def test_a_value_larger_than_the_shelf_is_an_error() -> None:
-    shelf: Shelf[str] = Shelf(2, "budget")
+    cache: LRUCache[str] = LRUCache(2, "budget")
     with pytest.raises(UserError, match="3 bytes are needed at once, but budget is 2; raise it"):
-        put(shelf, "a", 3)
+        put(cache, "a", 3)
 
 
 def test_a_budget_must_be_positive() -> None:
     with pytest.raises(UserError, match="budget is 0"):
-        Shelf(0, "budget")
+        LRUCache(0, "budget")

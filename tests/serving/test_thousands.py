@@ -39,10 +39,10 @@ def test_two_thousand_adapters_of_smollm2_are_held_and_answer(tmp_path: Path) ->
         pool.add(f"{number}", tmp_path / f"{number % NUM_FILES}")
     start = time.perf_counter()
     for number in range(NUM_ADAPTERS):
-        with pool._held(pool._entries[f"{number}"]):
+        with pool._loaded(pool._entries[f"{number}"]):
             pass
     print(f"loaded in {time.perf_counter() - start:.1f} s")
-    held = [place.value.values for place in pool.adapters._places.values() if place.value is not None]
+    held = [item.value.values for item in pool.adapters._items.values() if item.value is not None]
     assert len({values.data_ptr() for values in held}) == NUM_ADAPTERS
     total = sum(values.nbytes for values in held)
     print(f"{total:,} bytes in tensors, {pool.adapters.used:,} counted, {4 * num_values * NUM_ADAPTERS:,} expected")

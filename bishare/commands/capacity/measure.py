@@ -23,8 +23,8 @@ from bishare.models.architectures import build_adapter, build_on_meta, find_arch
 from bishare.models.dtypes import base_type
 from bishare.models.export import vllm_rank
 from bishare.models.targets import find_slots
-from bishare.serving.batch_factors import BatchFactors, rooms
-from bishare.serving.compact_adapter import FP32, Compact, Layout
+from bishare.serving.batch_factors import BatchFactors, stack_shapes
+from bishare.serving.compact_adapter import FP32, CompactAdapter, Layout
 
 COUNTS = (100, 250, 500, 750, 1000, 1250, 1500)
 """Numbers of adapters in the table and the plot, as far as the paper's figure goes."""
@@ -186,11 +186,11 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 
 @torch.no_grad()
-def switch(compact: Compact, value_bytes: int) -> BatchFactors:
+def switch(compact: CompactAdapter, value_bytes: int) -> BatchFactors:
     """The factors of a batch that has this one adapter."""
     layout = compact.layout
     stacked = {
-        slot.name: rooms({0: layout.ranks[slot.name]}, 1, slot.in_features, slot.out_features)
+        slot.name: stack_shapes({0: layout.ranks[slot.name]}, 1, slot.in_features, slot.out_features)
         for slot in layout.slots
         if slot.name in layout.ranks
     }
@@ -198,12 +198,12 @@ def switch(compact: Compact, value_bytes: int) -> BatchFactors:
     factors = BatchFactors(1, stacked, shared=True, dtype=dtype, device=torch.device("cpu"))
     values = layout.empty(1)
     compact.write_to(values[0])
-    with layout.holding(values, compact.owners) as adapter:
-        factors.put(adapter, [[0]])
+    with layout.views_of(values, compact.owners) as adapter:
+        factors.assemble(adapter, [[0]])
     return factors
 
 
-def hold(compact: Compact, *, most: int) -> dict[int, int]:
+def hold(compact: CompactAdapter, *, most: int) -> dict[int, int]:
     """How much the process grows while it comes to hold more and more copies of an adapter, up to ``most`` bytes."""
     each = compact.values.nbytes + num_bytes(list(compact.owners.values()))
     held: list[tuple[Tensor, ...]] = []

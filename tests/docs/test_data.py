@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bishare.data.glue import parse_labelled
-from bishare.data.rows import FORMAT_FIELDS, detect_format, parse_row
+from bishare.data.rows import FORMAT_FIELDS, detect_format, is_answered, parse_row
 from tests.places import PROJECT
 
 PAGE = (PROJECT / "docs" / "data.md").read_text(encoding="utf-8")
@@ -18,6 +18,13 @@ def test_an_example_has_its_format(format: str) -> None:
     fields = json.loads(EXAMPLES[f"`{format}`"])
     assert detect_format(fields, "docs/data.md") == format
     assert parse_row(fields, format, "docs/data.md")
+
+
+def test_every_example_is_read() -> None:
+    for text in re.findall(r"```json\n(.+)\n```", PAGE):
+        fields = json.loads(text)
+        if "label" not in fields:
+            assert is_answered(parse_row(fields, detect_format(fields, "docs/data.md"), "docs/data.md"))
 
 
 def test_formats_stand_in_the_order_of_detection() -> None:

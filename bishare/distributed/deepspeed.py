@@ -1,13 +1,14 @@
-"""ZeRO-1, 2 and 3 on GPUs and CPUs: DeepSpeed under Lightning, with adapters whose parameters are shared.
+"""ZeRO-1, 2 and 3 on GPUs and CPUs: DeepSpeed under Lightning, for adapters with shared parameters.
 
-Rajbhandari et al., 2020 (arXiv:1910.02054). Only the adapter is trained, so its fp32 values and moments are small
-(tens of MB at 13B parameters) although each process holds a piece of them. Checkpoints hold them whole, in the format
-of one process: one file, from which any number of processes goes on.
+Rajbhandari et al., 2020 (arXiv:1910.02054). Only the adapter is trained, so fp32 values and moments are small, tens of
+MB at 13B parameters. Each process holds a piece. A checkpoint is a single file with whole values, in the format of a
+run on one process; any number of processes can resume from the file.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
     """DeepSpeed ZeRO for adapters, on GPUs and CPUs alike.
 
     Args:
-        stage: What each process holds a piece of: 1 the optimizer's state, 2 gradients too, 3 the frozen base too.
+        stage: The partitioned values: 1 the optimizer's state, 2 gradients too, 3 the frozen base too.
     """
 
     def __init__(self, stage: Literal[1, 2, 3] = 2) -> None:
@@ -35,12 +36,12 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
             raise UserError(f"stage is {stage}; ZeRO has stages 1, 2 and 3.")
         super().__init__(
             stage=stage,
-            # With it, the gradient of a shared parameter may be reduced while parts of it are still being added.
+            # With overlap, a shared parameter's gradient may be reduced before all of its parts are added.
             overlap_comm=False,
             exclude_frozen_parameters=True,
-            logging_batch_size_per_gpu=1,  # of DeepSpeed's own log; left open, the training loader is built early
+            logging_batch_size_per_gpu=1,  # for DeepSpeed's own log; without a value the loader is built early
         )
-        self._groups: list[list[nn.Parameter]] = []  # of the optimizer, before DeepSpeed flattens them
+        self._groups: list[list[nn.Parameter]] = []  # the optimizer's groups before DeepSpeed flattens them
         self._hugging_face: Any = None
 
     # --- on the CPU too ----------------------------------------------------------------------------------------
@@ -81,8 +82,8 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
         if self.zero_stage_3 and self._hugging_face is None:
             from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-            # While this object lives, from_pretrained deals the weights out to the processes as it reads them, and
-            # generate keeps them in step.
+            # While this object lives, from_pretrained partitions the weights while reading, and generate keeps the
+            # processes in step.
             self._hugging_face = HfDeepSpeedConfig(self.config)  # type: ignore[no-untyped-call]
         with super().model_sharded_context():
             yield
@@ -93,7 +94,7 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
     ) -> tuple[Any, Optimizer]:
         assert optimizer is not None
         self._groups = [list(group["params"]) for group in optimizer.param_groups]
-        parameters = [p for group in self._groups for p in group]
+        parameters = list(chain.from_iterable(self._groups))
         start = self._of_rank_zero([p.detach().float() for p in parameters])
         self._prepare(parameters)
         engine, zero_optimizer = super()._setup_model_and_optimizer(model, optimizer, lr_scheduler)
@@ -109,23 +110,24 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
         self._gather(parameters)
 
     def _prepare(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Settle what depends on the adapter's parameters, before DeepSpeed takes them over."""
+        """Set the options of ZeRO that depend on the adapter's parameters, before DeepSpeed takes these over."""
         assert isinstance(self.config, dict)
         zero, sizes = self.config["zero_optimization"], [full_shape(p).numel() for p in parameters]
-        # ZeRO-3 gathers a module's own parameters before its forward, but shared stores are read by modules that do
-        # not own them: every adapter tensor stays whole on every process.
+        # ZeRO-3 gathers a module's own parameters before the module's forward. Shared stores are read by further
+        # modules, so every adapter tensor stays whole on every process.
         zero["stage3_param_persistence_threshold"] = max(sizes)
         # Buffers of this many values are allocated; DeepSpeed's default is 200 million.
         zero["reduce_bucket_size"] = zero["allgather_bucket_size"] = sum(sizes)
         if self.zero_stage_3 and self.config.get("bf16", {}).get("enabled"):
             for parameter in parameters:
-                parameter.data = parameter.data.bfloat16()  # where some are partitioned, DeepSpeed checks all types
+                parameter.data = parameter.data.bfloat16()  # DeepSpeed wants a single type beside partitioned weights
 
     def _gather(self, parameters: Sequence[nn.Parameter]) -> None:
         if self.zero_stage_3:
             parameters[0].all_gather(list(parameters))  # type: ignore[attr-defined]  # whole from the first forward on
 
     def _of_rank_zero(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The values of rank 0, sent to all ranks as a single flat buffer."""
         flat = torch.cat([value.flatten() for value in values]).to(self.root_device)
         distributed.broadcast(flat, src=0)
         parts = torch.split(flat, [value.numel() for value in values])
@@ -133,14 +135,14 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
 
     @override
     def teardown(self) -> None:
-        self._hugging_face = None  # the next model of this process may be another strategy's
+        self._hugging_face = None  # the next model of this process may belong to a different strategy
         super().teardown()
 
     # --- the step ----------------------------------------------------------------------------------------------
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
-        # Lightning has divided the loss by the accumulation already; DeepSpeed would do it again.
+        # Lightning has divided the loss by the accumulation already; DeepSpeed would divide again.
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
     # --- checkpoints: one file, in the format of one process ---------------------------------------------------
@@ -150,13 +152,14 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
         module = self.lightning_module
         assert module is not None
         names = dict(module.named_parameters(remove_duplicate=False))
+        # Buffers as they are, and trained parameters whole; the frozen base is not stored.
         state = {name: value for name, value in module.state_dict().items() if name not in names}
         trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
         return state | dict(zip(trained, full_fp32(list(trained.values())), strict=True))
 
     @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The optimizer's whole state, numbered as ``torch.optim`` does for one process."""
+        """The optimizer's whole state, numbered as in ``torch.optim`` on a single process."""
         base = _base(optimizer)
         self._link_states(optimizer)
         state: dict[int, dict[str, Any]] = {}
@@ -168,9 +171,15 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
             groups.append({key: value for key, value in group.items() if key != "params"} | {"params": numbers})
             if not (own := base.state.get(flat)):
                 continue  # before the first step
-            moments = {key: full_fp32(parameters, state=key) for key in own if own[key].shape == flat.shape}
-            for i, number in enumerate(numbers):
-                state[number] = {key: moments[key][i] if key in moments else own[key].clone() for key in own}
+            for number in numbers:
+                state[number] = {}
+            for key, value in own.items():
+                if value.shape == flat.shape:
+                    whole = full_fp32(parameters, state=key)
+                else:  # the number of steps
+                    whole = [value.clone() for _ in numbers]
+                for number, part in zip(numbers, whole, strict=True):
+                    state[number][key] = part
         return {"state": state, "param_groups": groups}
 
     @override
@@ -203,9 +212,9 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
         for flat, group, parameters, saved_group in zip(
             _flats(optimizer), base.param_groups, self._groups, saved["param_groups"], strict=True
         ):
-            group.update({key: value for key, value in saved_group.items() if key != "params"})
+            group.update({**saved_group, "params": group["params"]})
             for number, parameter in zip(saved_group["params"], parameters, strict=True):
-                for key, value in saved["state"].get(number, {}).items():  # none before the first step
+                for key, value in saved["state"].get(number, {}).items():  # empty before the first step
                     if value.dim() == 0:  # the number of steps
                         base.state[flat][key] = value.clone().to(flat.device)
                     else:
@@ -216,9 +225,9 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
             write_fp32([p for p, _ in pairs], [value for _, value in pairs], state=key)
 
     def _link_states(self, optimizer: Optimizer) -> None:
-        """ZeRO-1 and 2 find a parameter's moments by views.
+        """Link each parameter to its moments, which ZeRO-1 and 2 read through views.
 
-        DeepSpeed makes them after the step of the first parameter group, when the others have no moments yet.
+        DeepSpeed creates the views after the step of the first parameter group, when later groups have no moments yet.
         """
         state = _base(optimizer).state
         for flat, parameters in zip(_flats(optimizer), self._groups, strict=True):
@@ -228,7 +237,7 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
 
 
 def _use_cpu() -> None:
-    """Let DeepSpeed work on the CPU, on machines with GPUs too."""
+    """Let DeepSpeed run on the CPU, on machines with GPUs too."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     from deepspeed.accelerator import get_accelerator, set_accelerator
     from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
@@ -245,7 +254,7 @@ def _base(optimizer: Any) -> Optimizer:
 
 
 def _flats(optimizer: Any) -> list[Tensor]:
-    """This process's fp32 masters, one flat tensor per parameter group: what the torch optimizer steps."""
+    """The fp32 masters of this process, a flat tensor per parameter group, as stepped by the torch optimizer."""
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):  # ZeRO-3
         return list(optimizer.fp32_partitioned_groups_flat)
     return list(optimizer.single_partition_of_fp32_groups)

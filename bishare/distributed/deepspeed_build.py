@@ -1,6 +1,6 @@
-"""The lock under which DeepSpeed builds its operator for CPUs, once on each machine.
+"""The lock under which DeepSpeed builds an operator for CPUs, once on each machine.
 
-A build that is killed leaves the lock, and every later run would wait for it without a word.
+A killed build leaves the lock, and every later run would wait for the lock without a word.
 """
 
 import time
@@ -9,19 +9,19 @@ from pathlib import Path
 from bishare.errors import UserError
 
 OPERATOR = "deepspeed_shm_comm"
-"""Adds up gradients through shared memory; DeepSpeed asks for it whenever several processes begin."""
+"""Adds up gradients through shared memory; DeepSpeed loads the operator whenever several processes begin."""
 
 ABANDONED = 600.0
-"""Seconds after which no build still runs; it takes about one minute on two cores."""
+"""Seconds after which no build still runs; a build takes about a minute on two cores."""
 
 
 def refuse_abandoned_build() -> None:
     """Raise if an earlier build was killed.
 
     Raises:
-        UserError: Naming the lock that is to be deleted.
+        UserError: Names the lock to be deleted.
     """
-    from torch.utils.cpp_extension import _get_build_directory  # with setuptools, 50 ms that no other run pays
+    from torch.utils.cpp_extension import _get_build_directory  # imports setuptools: 50 ms
 
     lock = Path(_get_build_directory(OPERATOR, verbose=False), "lock")
     try:

@@ -1,7 +1,7 @@
-"""Reads and writes values of which each process holds only a piece (DeepSpeed ZeRO), as whole fp32 tensors.
+"""Reads and writes partitioned values (DeepSpeed ZeRO, a piece on each process) as whole fp32 tensors.
 
-Under one process and DDP there are no pieces and the same functions read the parameters themselves. All functions
-are collective: every process calls them with the same parameters in the same order.
+On a single process and under DDP nothing is partitioned, and the same functions read the parameters themselves. All
+functions are collective: every process calls with the same parameters in the same order.
 """
 
 import sys
@@ -14,14 +14,14 @@ from torch import Tensor, distributed, nn
 
 @torch.no_grad()
 def full_fp32(parameters: Sequence[nn.Parameter], *, state: str | None = None) -> list[Tensor]:
-    """The parameters' fp32 values, the same on every process; under ZeRO with a single reduction of one flat buffer.
+    """The parameters' fp32 values, the same on every process; under ZeRO by a single reduction of a flat buffer.
 
     Args:
-        parameters: All partitioned or none; trainable ones give their fp32 masters.
+        parameters: All partitioned or none; a trainable parameter gives the fp32 master.
         state: Read this state of the optimizer (``exp_avg``) instead; under ZeRO only.
 
     Returns:
-        Tensors in the parameters' shapes, not to be written to: plain fp32 parameters are returned as they are.
+        Tensors in the parameters' shapes, not to be written to: a plain fp32 parameter is returned itself.
     """
     if not any(is_partitioned(p) for p in parameters):
         assert state is None
@@ -29,6 +29,7 @@ def full_fp32(parameters: Sequence[nn.Parameter], *, state: str | None = None) -
     shapes = [full_shape(p) for p in parameters]
     sizes = [shape.numel() for shape in shapes]
     buffer = torch.zeros(sum(sizes), dtype=torch.float32, device=parameters[0].device)
+    # Each process fills in its own pieces; the sum of all buffers is the whole.
     flats = torch.split(buffer, sizes)
     for flat, parameter in zip(flats, parameters, strict=True):
         start, piece = _piece(parameter, state)
@@ -39,7 +40,7 @@ def full_fp32(parameters: Sequence[nn.Parameter], *, state: str | None = None) -
 
 @torch.no_grad()
 def write_fp32(parameters: Sequence[nn.Parameter], values: Sequence[Tensor], *, state: str | None = None) -> None:
-    """Set parameters to whole values [the parameter's shape]: the fp32 masters, and the copies that forwards read.
+    """Set parameters to whole values [the parameter's shape]: the fp32 masters, and the copies read by forward passes.
 
     Args:
         parameters: Partitioned or plain.
@@ -60,20 +61,20 @@ def is_partitioned(parameter: nn.Parameter) -> bool:
 
 
 def is_gathered_late(module: nn.Module) -> bool:
-    """Whether ZeRO-3 holds the module's parameters in pieces, which it puts together when a forward pass reads them."""
+    """Whether ZeRO-3 partitions the module's parameters and gathers the whole for each forward pass."""
     return any(hasattr(parameter, "ds_id") for parameter in module.parameters())
 
 
 def full_shape(parameter: nn.Parameter) -> torch.Size:
-    """The shape of the whole parameter, of which ZeRO-3 may have left an empty shell."""
+    """The shape of the whole parameter; under ZeRO-3 the tensor itself may be empty."""
     return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 @contextmanager
 def whole_parameters() -> Iterator[None]:
-    """Modules made in this context are initialised whole, also while ZeRO-3 makes every new module a partitioned one.
+    """Modules created inside the context are initialised whole, even where ZeRO-3 partitions every new module.
 
-    DeepSpeed partitions them when it sets up its engine, as any parameter it has not seen yet.
+    DeepSpeed partitions the parameters later, with the setup of the engine.
     """
     if "deepspeed" not in sys.modules:
         yield
@@ -88,8 +89,8 @@ def whole_parameters() -> Iterator[None]:
 
 
 def _piece(parameter: nn.Parameter, state: str | None) -> tuple[int, Tensor]:
-    """This process's part of a flattened parameter: where it starts, and a view of its master or its state."""
-    if not hasattr(parameter, "ds_id"):  # ZeRO-1 and 2: pieces end anywhere
+    """This process's piece of a flattened parameter: the start, and a view of the master or the state."""
+    if not hasattr(parameter, "ds_id"):  # ZeRO-1 and 2, where a piece may end inside a parameter
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
             return 0, parameter.detach().flatten()[:0]
@@ -97,6 +98,7 @@ def _piece(parameter: nn.Parameter, state: str | None) -> tuple[int, Tensor]:
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 
     if not (parameter.requires_grad and hasattr(parameter, "_z3_optimizer")):
+        # A frozen parameter has no master.
         piece: Tensor = parameter.ds_tensor  # type: ignore[attr-defined]
     elif state is None:
         piece = safe_get_local_fp32_param(parameter)
@@ -107,7 +109,7 @@ def _piece(parameter: nn.Parameter, state: str | None) -> tuple[int, Tensor]:
 
 
 def _share(parameter: nn.Parameter) -> tuple[int, int]:
-    """Start and size of this process's part under ZeRO-3: equal parts, the last ones padded."""
+    """Start and size of this process's piece under ZeRO-3: equal pieces, padded at the end."""
     numel: int = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
     start = distributed.get_rank() * numel
     return start, max(0, min(numel, full_shape(parameter).numel() - start))
@@ -118,5 +120,5 @@ def _write_live(parameter: nn.Parameter, value: Tensor) -> None:
         start, size = _share(parameter)
         parameter.ds_tensor.data[:size].copy_(value.flatten()[start : start + size])  # type: ignore[attr-defined]
         if parameter.shape != full_shape(parameter):
-            return
+            return  # not gathered at the moment
     parameter.data.copy_(value)

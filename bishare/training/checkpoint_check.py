@@ -1,4 +1,4 @@
-"""Checks a training checkpoint against the model before anything is loaded."""
+"""Compares a training checkpoint with the model before anything is loaded."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,16 +12,17 @@ def check_shapes(checkpoint: Mapping[str, Any], wanted: Mapping[str, torch.Size]
     """Compare the tensors of a checkpoint with those of the model.
 
     Args:
-        checkpoint: As Lightning read the file, with ``state_dict`` and what ``BiShareModule`` adds.
+        checkpoint: As read by Lightning, with ``state_dict`` and the entries of ``BiShareModule``.
         wanted: Shapes by name in the state dict.
         prefix: Left out of names in messages.
 
     Raises:
-        UserError: A tensor is missing, unknown or of another shape.
+        UserError: A tensor is missing, unknown or of a different shape.
     """
     saved = {name: tensor.shape for name, tensor in checkpoint["state_dict"].items()}
     about = checkpoint.get("bishare", {})
     for name in sorted(saved.keys() | wanted.keys()):
+        # The first difference is enough: a different method changes most names.
         if saved.get(name) != wanted.get(name):
             raise UserError(
                 f"the checkpoint ({about.get('method', 'no method')} on {about.get('base', 'no base')}) does not "

@@ -1,4 +1,4 @@
-"""The LightningModule for classification: an adapter in a frozen encoder, and a head that is trained in full."""
+"""The LightningModule for classification: an adapter in a frozen encoder, and a head trained in full."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -34,24 +34,24 @@ class ClassificationModule(BiShareModule):
     """Trains an adapter and a classification head on a frozen encoder.
 
     Args:
-        base: As for ``BiShareModule``; the model of its architecture that classifies sequences is built.
+        base: As in ``BiShareModule``; the architecture's sequence classifier is built.
         adapter: The method and its options.
-        task: A task of GLUE, which decides the classes and the metrics; the command line takes it from the data.
-        base_dtype: Type of the frozen weights, as for ``BiShareModule``; adapter and head are always fp32.
+        task: A task of GLUE, to decide classes and metrics; the command line takes the task from the data.
+        base_dtype: Type of the frozen weights, as in ``BiShareModule``; adapter and head are always fp32.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the base model.
         learning_rate: Peak of the schedule.
-        lr_factors: Factors of the learning rate by parameter group or role, as for ``BiShareModule``, and for ``head``.
+        lr_factors: Factors of the learning rate by parameter group or role, as in ``BiShareModule``, and for ``head``.
         weight_decay: AdamW's decoupled weight decay.
-        warmup_steps: Optimizer steps over which the rate rises to its peak; below 1, a share of the run's steps.
+        warmup_steps: Optimizer steps of a rising rate, up to the peak; below 1, a share of the run's steps.
         gradient_checkpointing: Recompute activations in the backward pass.
 
     Logs:
         ``train/loss``: mean cross-entropy of the optimizer step in nats; for scores the mean squared error.
         ``val/loss``: the same over the validation set.
-        ``val/accuracy``, ``val/f1``, ``val/matthews``, ``val/pearson``, ``val/spearman``: those that GLUE reports for
-            the task; a correlation is 0 where all predictions are the same.
-        ``val/score``: their mean.
+        ``val/accuracy``, ``val/f1``, ``val/matthews``, ``val/pearson``, ``val/spearman``: GLUE's metrics of the task;
+            a correlation is 0 where all predictions are the same.
+        ``val/score``: mean of the task's metrics.
     """
 
     classifies: ClassVar[bool] = True
@@ -97,7 +97,7 @@ class ClassificationModule(BiShareModule):
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
         )
-        model.config.pad_token_id = self.tokenizer.pad_token_id  # decoders look for the last token before it
+        model.config.pad_token_id = self.tokenizer.pad_token_id  # decoders read the last token before the padding
         return model
 
     @override
@@ -115,7 +115,7 @@ class ClassificationModule(BiShareModule):
 
     def _logits(self, batch: Batch) -> Tensor:
         inputs = {name: batch[name] for name in INPUTS if name in batch}
-        return self.model(**inputs).logits.float()  # type: ignore[no-any-return]  # of every classifier's output
+        return self.model(**inputs).logits.float()  # type: ignore[no-any-return]  # every classifier has logits
 
     @override
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -136,15 +136,17 @@ class ClassificationModule(BiShareModule):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, str]]:
-        """Classes or scores of a batch: one ``{"prompt", "answer", "reference"}`` each."""
+        """Classes or scores of a batch: a ``{"prompt", "answer", "reference"}`` for each example."""
         found = predictions(self._logits(batch)).tolist()
-        answers = [f"{value:.2f}" if self.task.num_classes == 1 else str(value) for value in found]
-        rows = zip(batch["prompt"], answers, batch["reference"], strict=True)
-        return [{"prompt": prompt, "answer": answer, "reference": reference} for prompt, answer, reference in rows]
+        rows: list[dict[str, str]] = []
+        for prompt, value, reference in zip(batch["prompt"], found, batch["reference"], strict=True):
+            answer = f"{value:.2f}" if self.task.num_classes == 1 else str(value)
+            rows.append({"prompt": prompt, "answer": answer, "reference": reference})
+        return rows
 
     @override
     def generate(self, prompts: list[str], max_new_tokens: int = 64) -> list[str]:
-        """Nothing: a classifier writes no text.
+        """Refuse, since a classifier writes no text.
 
         Raises:
             UserError: Always.
@@ -159,6 +161,7 @@ def classification_loss(logits: Tensor, labels: Tensor) -> TokenLoss:
         logits: [b, number of classes], or [b, 1] for scores; fp32.
         labels: Classes [b] (int64) or scores [b].
     """
+    # Sums, so that an optimizer step can divide by the labels of all its micro-batches.
     num_labels = torch.tensor(len(labels), device=labels.device)
     if logits.shape[1] == 1:
         total = F.mse_loss(logits[:, 0], labels, reduction="sum")
@@ -172,7 +175,7 @@ def predictions(logits: Tensor) -> Tensor:
 
 
 def glue_metrics(task: Task) -> MetricCollection:
-    """What GLUE reports for a task, by name."""
+    """GLUE's metrics of a task, by name."""
     kind: Literal["binary", "multiclass"] = "binary" if task.num_classes == 2 else "multiclass"
     build: dict[str, Any] = {
         "accuracy": lambda: Accuracy(task=kind, num_classes=task.num_classes),

@@ -1,4 +1,4 @@
-"""Which strategies, precisions and options go together, checked before anything is loaded.
+"""Rules for combining strategies, precisions and options, checked before anything is loaded.
 
 Every refusal is a rule in ``RULES``. ``docs/compatibility.md`` is written from the same rules (``make docs``).
 """
@@ -19,10 +19,10 @@ ONE_DEVICE, DDP, DEEPSPEED, LIGHTNING_DEEPSPEED = "one device", "ddp", "BiShareD
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """The settings of a run that may exclude each other."""
+    """The settings of a run with rules between them."""
 
     strategy: str = ONE_DEVICE
-    """``one device``, ``ddp``, ``BiShareDeepSpeed``, ``deepspeed`` for Lightning's own, or another strategy's name."""
+    """``one device``, ``ddp``, ``BiShareDeepSpeed``, ``deepspeed`` for Lightning's own, or a further class name."""
     stage: int = 0
     """ZeRO stage; 0 without DeepSpeed."""
     precision: str = "32-true"
@@ -38,19 +38,19 @@ class Combination:
 
     @property
     def wanted(self) -> str:
-        """The precision that keeps the type of the frozen weights and an adapter in fp32."""
+        """The precision to keep both the type of the frozen weights and an fp32 adapter."""
         if self.strategy != DEEPSPEED or self.base_dtype == "float32":
             return "32-true"
         return "bf16-mixed"
 
     @property
     def casts(self) -> str:
-        """The type that DeepSpeed gives the frozen weights under this precision."""
+        """The type of the frozen weights after a cast by DeepSpeed."""
         return "fp32, twice its size" if self.precision == "32-true" else "bf16"
 
 
 class Rule(NamedTuple):
-    """Settings that do not go together."""
+    """A refusal of settings."""
 
     refuses: Callable[[Combination], bool]
     message: str
@@ -106,11 +106,11 @@ RULES = (
         "trainer.gradient_clip_algorithm is value, unknown to DeepSpeed; use norm.",
     ),
 )
-"""A run is compared with the rules in this order; the user reads the first rule that applies."""
+"""A run is compared with the rules in order, and the user reads the message of the first match."""
 
 
 def rule_against(run: Combination) -> Rule | None:
-    """The first rule that refuses the run, if any."""
+    """The first rule to refuse the run, or None."""
     for rule in RULES:
         if rule.refuses(run):
             return rule
@@ -120,7 +120,7 @@ def rule_against(run: Combination) -> Rule | None:
 def check_combination(
     trainer: Trainer, *, base_dtype: str, compile: bool = False, classification: bool = False
 ) -> None:
-    """Refuse a run that would train something else than asked for, or break later on.
+    """Refuse a run whose settings would train something else than asked for, or break later on.
 
     Args:
         trainer: Gives strategy, precision and clipping.

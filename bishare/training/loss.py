@@ -1,7 +1,7 @@
 """The loss of a batch of token sequences: cross-entropy summed over the labelled positions.
 
-Sums, not means: an optimizer step divides by the number of labels of all its micro-batches and ranks, so that the
-result does not depend on how the examples were dealt.
+Sums, not means: an optimizer step divides by the number of labels in all micro-batches and ranks, so that the result
+does not depend on the assignment of examples to micro-batches.
 
 Shapes: b sequences, n tokens, v vocabulary, m labelled positions; labels are not shifted and -100 means no loss.
 """
@@ -24,7 +24,7 @@ IGNORED = -100
 
 
 class TokenLoss(NamedTuple):
-    """Sums over the labelled positions of one batch."""
+    """Sums over the labelled positions of a batch."""
 
     sum: Tensor  # [], fp32: cross-entropy in nats
     num_labels: Tensor  # [], int64
@@ -36,14 +36,14 @@ class TokenLoss(NamedTuple):
 
 
 def token_loss(model: nn.Module, batch: Mapping[str, Any]) -> TokenLoss:
-    """Run a causal language model on a batch and compare with its labels.
+    """Run a causal language model on a batch and compare with the batch's labels.
 
-    The vocabulary is projected to at the labelled positions only, and taken to fp32 before the softmax.
+    Logits are formed at the labelled positions only, and cast to fp32 before the softmax.
 
     Args:
         model: A causal language model.
-        batch: ``input_ids``, ``attention_mask`` and ``labels`` [b, n]; or a pack (see ``data/packing.py``): one row
-            with ``position_ids``, and ``lengths`` and ``shared`` of its documents.
+        batch: ``input_ids``, ``attention_mask`` and ``labels`` [b, n]; or a pack (see ``data/packing.py``): a single
+            row with ``position_ids``, and ``lengths`` and ``shared`` of the documents.
     """
     if "lengths" in batch and not can_pack(model):
         batch = unpack(batch)
@@ -51,6 +51,7 @@ def token_loss(model: nn.Module, batch: Mapping[str, Any]) -> TokenLoss:
     labels = batch["labels"][:, 1:]
     labelled = labels != IGNORED
     wanted = labels[labelled]  # [m]
+    # Without a plain head, the model's own last steps form the logits of all positions.
     if (head := head_of(model)) is None:
         predicted = model(**inputs, use_cache=False).logits[:, :-1][labelled].float()  # [m, v]
         correct = (predicted.detach().argmax(-1) == wanted).sum()

@@ -1,4 +1,4 @@
-"""The LightningModule: a frozen Hugging Face model with an adapter, its loss, its optimizer and its checkpoints."""
+"""The LightningModule: a frozen Hugging Face model with an adapter, the loss, the optimizer and checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -30,11 +30,11 @@ from bishare.training.optimization import adamw, parameter_groups, total_steps_o
 from bishare.training.resume import ExactResume
 from bishare.training.update_guard import STEPS, UpdateGuard
 
-config_classes()  # a checkpoint written from Python holds one of them: torch.load accepts classes that are imported
+config_classes()  # torch.load reads a checkpoint with a configuration of an imported class only
 
 Batch = dict[str, Any]
 PREFIX = f"model.{NAME}."
-"""What the adapter's entries of the state dict begin with."""
+"""Prefix of the adapter's entries in the state dict."""
 
 
 class BiShareModule(LightningModule):
@@ -43,18 +43,18 @@ class BiShareModule(LightningModule):
     Args:
         base: Hub name, local folder, ``.gguf`` file, or ``package:NAME`` for a model inside an installed package.
         adapter: The method and its options.
-        base_dtype: Type of the frozen weights; the adapter is always fp32. ``auto`` is bfloat16 where the device
-            multiplies it, else float32.
+        base_dtype: Type of the frozen weights; the adapter is always fp32. ``auto`` is bfloat16 on devices with
+            bfloat16 products, else float32.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the base model.
         learning_rate: Peak of the schedule.
         lr_factors: Factors of the learning rate by parameter group (``intra.B``) or role (``B``, ``kernel``, ``gate``).
         weight_decay: AdamW's decoupled weight decay.
-        warmup_steps: Optimizer steps over which the rate rises from a hundredth to its peak; below 1, a share of the
-            run's steps.
-        gradient_checkpointing: Recompute activations in the backward pass (non-re-entrant: shared parameters need it).
-        compile: Fuse the normalisation layers with torch.compile; it takes up to a minute at the start.
-        max_new_tokens: Length limit of the answers that ``predict`` writes.
+        warmup_steps: Optimizer steps of a rising rate, from a hundredth to the peak; below 1, a share of the run's
+            steps.
+        gradient_checkpointing: Recompute activations in the backward pass (non-re-entrant, for shared parameters).
+        compile: Fuse the normalisation layers with torch.compile; takes up to a minute at the start.
+        max_new_tokens: Length limit of the answers written by ``predict``.
 
     Logs:
         ``train/loss``: mean cross-entropy per label of the optimizer step, in nats.
@@ -131,7 +131,7 @@ class BiShareModule(LightningModule):
         self.model = model.train()  # from_pretrained gives it in evaluation mode, and Lightning keeps modes
 
     def load_model(self) -> PreTrainedModel:
-        """The base model with its weights."""
+        """The base model with weights."""
         model = load_base(
             self.base, dtype=self.weights_type, revision=self.revision, trust_remote_code=self.trust_remote_code
         )
@@ -140,16 +140,19 @@ class BiShareModule(LightningModule):
 
     @property
     def weights_type(self) -> Dtype:
-        """``base_dtype``, on the trainer's device where it is ``auto``."""
-        return base_type(self.base_dtype, "cpu" if self._trainer is None else self.trainer.strategy.root_device.type)
+        """``base_dtype``, with ``auto`` decided by the trainer's device."""
+        device_type = "cpu"
+        if self._trainer is not None:
+            device_type = self.trainer.strategy.root_device.type
+        return base_type(self.base_dtype, device_type)
 
     def adapt(self, model: PreTrainedModel) -> None:
-        """Freeze the model but for what is trained."""
+        """Freeze the model and attach the adapter."""
         with whole_parameters():
             attach(model, self.adapter_config)
 
     def head(self) -> Mapping[str, nn.Parameter]:
-        """What is trained in full beside the adapter, by name in the model: nothing of a language model."""
+        """Parameters trained in full beside the adapter, by name in the model: none in a language model."""
         return {}
 
     @property
@@ -172,8 +175,9 @@ class BiShareModule(LightningModule):
         )
         optimizer = adamw(groups, weight_decay=self.weight_decay)
         total_steps = total_steps_of(self.trainer)
-        share = 0 < self.warmup_steps < 1
-        warmup_steps = round(self.warmup_steps * total_steps) if share else int(self.warmup_steps)
+        warmup_steps = int(self.warmup_steps)
+        if 0 < self.warmup_steps < 1:
+            warmup_steps = round(self.warmup_steps * total_steps)
         schedule = warmup_and_decay(optimizer, warmup_steps=warmup_steps, total_steps=total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -181,14 +185,14 @@ class BiShareModule(LightningModule):
 
     @override
     def on_train_start(self) -> None:
-        self.adapter.refresh()  # here, because DeepSpeed restores a checkpoint later than on_fit_start
+        self.adapter.refresh()  # not earlier: DeepSpeed restores a checkpoint after on_fit_start
         self._first_step = self.trainer.global_step
         if self._first_step == 0 and not self.adapter.starts_as_noop:
             rank_zero_info(f"A fresh {self.adapter_config.method} adapter already changes the base model's answers.")
         self._guard = UpdateGuard(self.adapter)
 
     def loss(self, batch: Batch) -> TokenLoss:
-        """The loss of a micro-batch, summed over its labels."""
+        """The loss of a micro-batch, summed over the labels."""
         return token_loss(self.model, batch)
 
     @override
@@ -200,15 +204,15 @@ class BiShareModule(LightningModule):
         if (batch_idx + 1) % accumulation == 0 or self.trainer.is_last_batch:
             self._finish_step()
         if (total := batch.get("num_step_labels")) is None:
-            # A loader that knows nothing of steps: the mean over this micro-batch, as Lightning users expect.
+            # A loader without knowledge of steps: the mean over this micro-batch, as Lightning users expect.
             if batch_idx == 0 and self.current_epoch == 0:
                 rank_zero_info("Batches carry no num_step_labels: the loss is a mean of micro-batch means.")
             return loss.mean() + self.adapter.zero_of_dead()
-        # Lightning divides by the accumulation and the strategy averages over ranks; this undoes both.
+        # Lightning divides by the accumulation and the strategy averages over ranks; the factor undoes both.
         return loss.sum * (accumulation * world_size / int(total)) + self.adapter.zero_of_dead()
 
     def _finish_step(self) -> None:
-        """Log the loss of the optimizer step that the current micro-batch completes; stop if it is not finite."""
+        """Log the loss of the optimizer step completed by the current micro-batch; stop if the loss is not finite."""
         sums = torch.stack([self._step_loss.double(), self._step_labels.double()])
         total, labels = self.trainer.strategy.reduce(sums, reduce_op="sum")
         mean = total / labels
@@ -253,7 +257,7 @@ class BiShareModule(LightningModule):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, str]]:
-        """Answers to a batch of prompts: one ``{"prompt", "answer", "reference"}`` each."""
+        """Answers to a batch of prompts: a ``{"prompt", "answer", "reference"}`` for each prompt."""
         answers = self._answers(batch["input_ids"], batch["attention_mask"], self.max_new_tokens)
         rows = zip(batch["prompt"], answers, batch["reference"], strict=True)
         return [{"prompt": prompt, "answer": answer, "reference": reference} for prompt, answer, reference in rows]
@@ -282,7 +286,7 @@ class BiShareModule(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The frozen base is read from its own files again (26 GB at 13B, and nothing in it changed).
+        # The frozen base is read from its own files again: 26 GB at 13B parameters, all unchanged.
         head = self._head_names()
         state = checkpoint["state_dict"].items()
         checkpoint["state_dict"] = {k: v for k, v in state if k.startswith(PREFIX) or k in head}

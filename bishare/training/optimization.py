@@ -19,9 +19,9 @@ def parameter_groups(
     """The adapter's parameters as optimizer groups, each with its name and learning rate.
 
     Args:
-        adapter: Its groups are named ``level.role``, e.g. ``local.A`` or ``intra.kernel``.
-        head: What is trained in full beside it: a group named ``head``, if there is any.
-        learning_rate: Of a group without a factor.
+        adapter: Groups are named ``level.role``, e.g. ``local.A`` or ``intra.kernel``.
+        head: Parameters trained in full beside the adapter: a group named ``head``, if not empty.
+        learning_rate: Rate of a group without a factor.
         lr_factors: Factor by group name (``intra.B``) or by role for all levels (``B``: LoRA+ of Hayou et al., 2024,
             arXiv:2402.12354); a group's own name wins.
 
@@ -29,25 +29,26 @@ def parameter_groups(
         UserError: A factor names no group.
     """
     groups = dict(adapter.groups())
-    if of_head := list(head):
-        groups["head"] = of_head
+    if head_parameters := list(head):
+        groups["head"] = head_parameters
     roles = {name.split(".")[-1] for name in groups}
     if unknown := sorted(set(lr_factors) - set(groups) - roles):
         known = ", ".join((*sorted(roles), *groups))
         raise UserError(f"lr_factors names {unknown[0]!r}; this adapter has {known}.")
-    return [
-        {
-            "params": parameters,
-            "name": name,
-            "lr": learning_rate * lr_factors.get(name, lr_factors.get(name.split(".")[-1], 1.0)),
-        }
-        for name, parameters in groups.items()
-    ]
+    found: list[dict[str, Any]] = []
+    for name, parameters in groups.items():
+        # The group's own factor comes before the factor of the role.
+        factor = lr_factors.get(name, lr_factors.get(name.split(".")[-1], 1.0))
+        found.append({"params": parameters, "name": name, "lr": learning_rate * factor})
+    return found
 
 
 def adamw(groups: list[dict[str, Any]], *, weight_decay: float) -> AdamW:
     """AdamW (Loshchilov & Hutter, 2019) with torch's fused update, on the CPU too."""
-    parameters: list[nn.Parameter] = [p for group in groups for p in group["params"]]
+    parameters: list[nn.Parameter] = []
+    for group in groups:
+        parameters += group["params"]
+    # torch refuses the fused update on further devices, e.g. meta.
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     return AdamW(groups, weight_decay=weight_decay, fused=fused)
 
@@ -55,8 +56,8 @@ def adamw(groups: list[dict[str, Any]], *, weight_decay: float) -> AdamW:
 def linear_schedule(step: int, *, warmup_steps: int, total_steps: int) -> float:
     """Factor of the learning rate at an optimizer step, counted from 0.
 
-    It rises linearly from 1/100 at step 0 (0 would waste the step) to 1 at ``warmup_steps``, and falls linearly to
-    reach 0 at ``total_steps``, one step after the last.
+    The factor rises linearly from 1/100 at step 0 to 1 at ``warmup_steps``; a factor of 0 would waste the first step.
+    Then the factor falls linearly and reaches 0 at ``total_steps``, after the last step.
     """
     if step < warmup_steps:
         return 0.01 + 0.99 * step / warmup_steps
@@ -69,7 +70,7 @@ def warmup_and_decay(optimizer: AdamW, *, warmup_steps: int, total_steps: int) -
 
 
 def total_steps_of(trainer: Trainer) -> int:
-    """Optimizer steps of the whole run, from the data module where it knows them.
+    """Optimizer steps of the whole run, from the data module's ``steps_per_epoch`` if there is any.
 
     Raises:
         UserError: The trainer sets no end.
@@ -78,10 +79,11 @@ def total_steps_of(trainer: Trainer) -> int:
     if trainer.max_epochs == -1 or steps_per_epoch is None:
         if trainer.max_epochs == -1 and trainer.max_steps == -1:
             raise UserError("the learning rate needs the length of the run: set trainer.max_steps or max_epochs.")
-        # With a loader of Lightning's own kind; for ours it would build the loader early and lose its position.
+        # For loaders of Lightning's own kind. With ours, Lightning would build the loader early and lose its position.
         return int(trainer.estimated_stepping_batches)
     batches = int(steps_per_epoch) * trainer.accumulate_grad_batches
     limit = trainer.limit_train_batches
+    # An int is a number of batches, a float a share.
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     steps = math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
     return min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps

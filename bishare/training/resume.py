@@ -1,7 +1,8 @@
-"""Exact resume: a stopped run goes on as if it had never stopped.
+"""Exact resume: a stopped run continues as if the run had never stopped.
 
-Lightning restores weights, optimizer, schedule, loops and callbacks, and the loaders restore their position. What it
-lacks is added here: the random state of every process, and a checkpoint file that survives being killed.
+Lightning restores weights, optimizer, schedule, loops and callbacks, and the loaders restore their position. This file
+adds the random state of every process, corrects Lightning's counts of epochs and batches, and writes checkpoint files
+that survive a kill.
 """
 
 import random
@@ -25,14 +26,14 @@ from bishare.adapters.base import Adapter
 from bishare.files import atomic_file
 
 KEY = "resume"
-"""Where checkpoints hold what is added here: the random state of every process, and the accumulation."""
+"""Entry of checkpoints for the random state of every process, and the accumulation."""
 
 
 class ExactResume(Callback):
-    """Puts every process's random state into checkpoints, restores it, and says what a resumed run starts from.
+    """Saves and restores the random state of every process, and prints the state at the start of a resumed run.
 
-    ``BiShareModule`` brings it along. It also makes checkpoint files atomic, and keeps DDP from sending rank zero's
-    buffers around in every forward: all processes compute the same ones.
+    ``BiShareModule`` adds this callback. The callback also makes checkpoint files atomic, and turns off DDP's broadcast
+    of buffers in every forward pass: all processes compute the same buffers.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class ExactResume(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Random states are restored before any other callback draws from them.
+        # First in the list: random states are restored before a later callback draws random numbers.
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set in Trainer.__init__
         callbacks.remove(self)
         callbacks.insert(0, self)
@@ -74,7 +75,7 @@ class ExactResume(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._new_epoch:
-            # Lightning takes every resumed run with max_steps for one inside an epoch.
+            # With max_steps, Lightning assumes that every resumed run begins inside an epoch.
             trainer.fit_loop._restarting = trainer.fit_loop.epoch_loop._restarting = False
             trainer.fit_loop.epoch_loop.reset_restart_stage()
         if self._resumed:
@@ -83,7 +84,7 @@ class ExactResume(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        # Not earlier: what sets a run up (loaders, the first answers) draws random numbers too.
+        # Not earlier: the setup of a run (loaders, the first answers) draws random numbers too.
         saved, self._saved = self._saved, None
         if saved is not None and trainer.global_rank < len(saved):
             set_random_state(saved[trainer.global_rank])
@@ -92,32 +93,33 @@ class ExactResume(Callback):
 
 
 def settle_progress(loop: dict[str, Any], *, global_step: int, accumulation: int) -> bool:
-    """Rewrite Lightning's counts of epochs and batches where going on from them would not be exact.
+    """Rewrite Lightning's counts of epochs and batches for an exact resume.
 
-    A checkpoint from inside an optimizer step goes on at the beginning of the step: its gradients are not in the file,
-    and nothing else has changed since. Elsewhere Lightning's own rules depend on the hook that saved, and go wrong
-    when ``max_steps`` is given: after a checkpoint from the end of an epoch one epoch is left out, after one from a
-    run stopped inside an epoch its remaining batches are.
+    A checkpoint from inside an optimizer step resumes at the beginning of the step, since the file holds no gradients.
+    Lightning miscounts when ``max_steps`` is set: after an end-of-epoch checkpoint Lightning skips an epoch, after a
+    mid-epoch checkpoint the rest of the epoch.
 
     Args:
         loop: The saved state of the fit loop; changed in place.
         global_step: Optimizer steps done.
-        accumulation: Micro-batches per optimizer step when it was saved.
+        accumulation: Micro-batches per optimizer step in the run that saved.
 
     Returns:
-        Whether the run goes on with a new epoch.
+        Whether the run continues with a new epoch.
     """
     epoch, batch = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     begun = batch["current"]["ready"] % accumulation
     for loader in loop["state_dict"].get("combined_loader", []):
         if "batches" in loader and "accumulation" in loader:
             loader["batches"] -= loader["batches"] % loader["accumulation"]
+    # At the end of an epoch: count the epoch as done and begin the next at batch 0.
     if batch["is_last_batch"] and not begun and batch["current"]["ready"]:
         for counts in (epoch["current"], epoch["total"], batch["total"]):
             counts.update(dict.fromkeys(counts, counts["ready"]))
         batch["current"].update(dict.fromkeys(batch["current"], 0))
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = global_step
         return True
+    # Lightning closes the epoch of a run that max_steps stops inside. Open the epoch again.
     closed = epoch["current"]["processed"] == epoch["current"]["ready"] and batch["current"]["ready"]
     if closed:
         for counts in (epoch["current"], epoch["total"]):
@@ -133,23 +135,26 @@ def settle_progress(loop: dict[str, Any], *, global_step: int, accumulation: int
 
 
 def rescale_progress(progress: dict[str, Any], *, old: int, new: int) -> None:
-    """Turn Lightning's counts of micro-batches into those of another accumulation: the optimizer steps stay.
+    """Convert Lightning's counts of micro-batches to a new accumulation; the number of optimizer steps stays.
 
     Args:
         progress: The saved state of the training loop's ``batch_progress``; changed in place.
-        old: Micro-batches per optimizer step when it was saved.
-        new: The same now.
+        old: Micro-batches per optimizer step in the run that saved.
+        new: Micro-batches per optimizer step now.
     """
     if old == new:
         return
     for counts in (progress["current"], progress["total"]):
         steps = counts["ready"] // old
-        # Saved at the end of a batch, which is then not yet counted as completed.
-        counts.update({name: steps * new - (counts["ready"] - count) for name, count in counts.items()})
+        # A checkpoint is saved at the end of a batch, before Lightning counts the batch as completed.
+        behind = {name: counts["ready"] - count for name, count in counts.items()}
+        for name in counts:
+            counts[name] = steps * new - behind[name]
 
 
 def random_state() -> dict[str, Any]:
-    """The state of Python's, NumPy's and torch's generators, made of numbers and tensors only."""
+    """The state of Python's, NumPy's and torch's generators, as numbers and tensors."""
+    # Nothing else, so that torch.load reads the file without running code.
     name, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -162,7 +167,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put the generators back to a state from :func:`random_state`."""
+    """Set the generators to a state from :func:`random_state`."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -172,9 +177,10 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, to disk, and renames it: a kill leaves the old file or the new one.
+    """Writes a checkpoint to disk beside the destination and renames the file: a kill leaves the old or the new file.
 
-    Lightning's own goes through the temporary folder, often another disk, from which it is copied, not renamed.
+    Lightning's own writer goes through the temporary folder, often on a different disk, from where the file is copied
+    instead of renamed.
     """
 
     @override
@@ -188,7 +194,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _on_cpu(value: Any) -> Any:
-    """The same nest of dictionaries and lists, its tensors compact: a view is saved without what it is a view of."""
+    """The same nest of dictionaries and lists, with each tensor copied to main memory."""
+    # A copy, because torch.save writes the whole storage of a view.
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
     if type(value) is dict:
@@ -200,7 +207,7 @@ def _on_cpu(value: Any) -> Any:
 
 @rank_zero_only
 def show_restored(trainer: Trainer, pl_module: LightningModule, *, num_random: int) -> None:
-    """Print what a resumed run starts from."""
+    """Print the state at the start of a resumed run."""
     table = Table.grid(padding=(0, 2))
     for name, text in restored(trainer, pl_module, num_random=num_random).items():
         table.add_row(f"[bold]{name}[/bold]", text)
@@ -211,19 +218,23 @@ def show_restored(trainer: Trainer, pl_module: LightningModule, *, num_random: i
 
 
 def restored(trainer: Trainer, pl_module: LightningModule, *, num_random: int) -> dict[str, str]:
-    """Step, epoch and position in it, learning rate, merges and random states, one line each."""
+    """Step, epoch, position in the epoch, learning rate, random states and merges: a line for each."""
     batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready % int(trainer.num_training_batches)
-    rates = sorted({f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups})
+    rates: set[str] = set()
+    for optimizer in trainer.optimizers:
+        rates |= {f"{group['lr']:.3g}" for group in optimizer.param_groups}
     adapter = getattr(pl_module, "adapter", None)
     groups = adapter.mergeable_groups().values() if isinstance(adapter, Adapter) else []
-    same, now = min(num_random, trainer.world_size), trainer.world_size
+    now = trainer.world_size
+    random_states = f"of {min(num_random, now)} of {now} processes"
+    if num_random != now:
+        random_states += f" (the checkpoint has {num_random}; the others are seeded anew)"
     lines = {
         "optimizer step": f"{trainer.global_step:,}",
         "epoch": f"{trainer.current_epoch}",
         "position": f"{batches:,} of the epoch's {trainer.num_training_batches:,} micro-batches",
-        "learning rate": ", ".join(rates),
-        "random states": f"of {same} of {now} processes"
-        + ("" if num_random == now else f" (the checkpoint has {num_random}; the others are seeded anew)"),
+        "learning rate": ", ".join(sorted(rates)),
+        "random states": random_states,
     }
     if groups:
         lines["merges done"] = f"{sum(group.num_merges for group in groups)}"

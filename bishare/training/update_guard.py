@@ -1,4 +1,4 @@
-"""Stops a run that trains nothing: the adapter's values are compared with those of three optimizer steps before."""
+"""Stops a run that trains nothing: the adapter's values are compared with the values three optimizer steps before."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from bishare.distributed.partitions import full_fp32
 from bishare.errors import UserError
 
 STEPS = 3
-"""Applied steps before the check. Some groups legitimately stand still at first: where B starts at zero, A has no
-gradient in the first step, and a gate's have none before its scalar has left zero."""
+"""Applied steps before the check. Some groups rightly stand still at first: A has no gradient in the first step where B
+starts at zero, and gates have no gradient before their scalar has left zero."""
 
 
 class UpdateGuard:
-    """Remembers an adapter's values, and later names the group that never changed.
+    """Remembers an adapter's values, and later names a group without any change.
 
     Args:
         adapter: Frozen and dead parameters are exempt.
@@ -23,7 +23,7 @@ class UpdateGuard:
         self._before = {name: value.clone() for name, value in _values(adapter).items()}
 
     def check(self, adapter: Adapter) -> None:
-        """Compare bitwise with the values of before.
+        """Compare bitwise with the remembered values.
 
         Raises:
             UserError: All live parameters of a group are unchanged.
@@ -31,7 +31,8 @@ class UpdateGuard:
         names = {id(p): name for name, p in adapter.named_parameters()}
         now = _values(adapter)
         for group, parameters in adapter.groups().items():
-            watched = [names[id(p)] for p in parameters if names[id(p)] in now and names[id(p)] in self._before]
+            # A merge may have made a parameter dead since.
+            watched = {names[id(p)] for p in parameters} & now.keys() & self._before.keys()
             if watched and all(torch.equal(now[name], self._before[name]) for name in watched):
                 raise UserError(
                     f"the parameters {group} have not changed in {STEPS} optimizer steps; training was stopped. "

@@ -11,7 +11,7 @@ from bishare.errors import UserError
 from bishare.models.attach import attach
 
 
-def test_one_a_per_kind_and_a_b_per_weight(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_one_a_per_kind_one_b_per_weight(tiny_model: Callable[..., PreTrainedModel]) -> None:
     adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3, alpha=6.0))
     assert isinstance(adapter, ASLoRA)
     assert set(adapter.local.A) == {"q", "k", "v", "up", "down"}
@@ -23,7 +23,7 @@ def test_one_a_per_kind_and_a_b_per_weight(tiny_model: Callable[..., PreTrainedM
         assert torch.equal(B, adapter.local.B[slot.key] * 2.0)  # alpha / r
 
 
-def test_a_is_gaussian_of_variance_one_third_over_its_width_and_b_zero() -> None:
+def test_a_is_gaussian_and_b_zero() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM(LlamaConfig(hidden_size=4096, num_hidden_layers=2, vocab_size=8))
     adapter = attach(model, ASLoRAConfig(r=64, targets=["q"])).to_empty(device="cpu")
@@ -37,7 +37,7 @@ def test_a_is_gaussian_of_variance_one_third_over_its_width_and_b_zero() -> None
     assert not any(B.any() for B in adapter.local.B.values())
 
 
-def test_one_a_for_all_kinds_where_they_are_equally_wide(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_equally_wide_kinds_share_one_a(tiny_model: Callable[..., PreTrainedModel]) -> None:
     adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3, a_scope="global", targets=["q", "k", "v", "up"]))
     assert isinstance(adapter, ASLoRA)
     assert len({adapter.factors(slot).A.data_ptr() for slot in adapter.slots}) == 1
@@ -48,7 +48,7 @@ def test_one_a_for_all_kinds_where_they_are_equally_wide(tiny_model: Callable[..
         attach(tiny_model("llama"), ASLoRAConfig(r=3, a_scope="global"))
 
 
-def test_kinds_with_layers_of_several_shapes_are_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_kinds_of_several_shapes_are_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     model.model.layers[1].self_attn.q_proj = torch.nn.Linear(32, 40)
 
@@ -57,7 +57,7 @@ def test_kinds_with_layers_of_several_shapes_are_refused(tiny_model: Callable[..
 
 
 @pytest.mark.parametrize(("a_scope", "fraction"), [("per_kind", 73_728), ("global", 67_584)])
-def test_counts_on_roberta_after_the_published_merges(a_scope: str, fraction: int) -> None:
+def test_published_merges_leave_the_published_counts(a_scope: str, fraction: int) -> None:
     with torch.device("meta"):
         model = RobertaModel(RobertaConfig())
     adapter = attach(model, ASLoRAConfig(r=8, targets=["q", "v"], a_scope=a_scope))

@@ -9,7 +9,7 @@ from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
 
 
-def test_stacked_factors_are_the_sum_of_the_updates() -> None:
+def test_stacked_factors_sum_the_updates() -> None:
     parts = [Factors(torch.randn(r, 7).double(), torch.randn(5, r).double()) for r in (2, 0, 3)]
 
     stacked = stack(parts)
@@ -18,7 +18,7 @@ def test_stacked_factors_are_the_sum_of_the_updates() -> None:
     torch.testing.assert_close(stacked.B @ stacked.A, sum(p.B @ p.A for p in parts), rtol=0, atol=1e-12)
 
 
-def test_scale_is_fixed_at_two_by_default_and_follows_the_rank_where_asked() -> None:
+def test_scale_is_two_or_follows_the_rank() -> None:
     assert LoRAConfig().scale_for(8) == 2.0
     assert LoRAConfig(scaling="alpha/r", alpha=16).scale_for(4) == 4.0
     assert LoRAConfig(scaling="rslora", alpha=16).scale_for(4) == pytest.approx(16 / math.sqrt(4))
@@ -35,7 +35,7 @@ def test_scale_is_fixed_at_two_by_default_and_follows_the_rank_where_asked() -> 
         ({"r": 0}, "r"),
     ],
 )
-def test_a_bad_option_is_named_in_one_line(options: dict[str, object], named: str) -> None:
+def test_bad_option_is_named_in_one_line(options: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=named) as error:
         LoRAConfig(**options)
     assert "\n" not in str(error.value)
@@ -51,7 +51,7 @@ def test_a_bad_option_is_named_in_one_line(options: dict[str, object], named: st
         ({"transform": "gate", "size": -4}, "size"),
     ],
 )
-def test_a_bad_rank_or_size_of_bishare_is_named_in_one_line(options: dict[str, object], named: str) -> None:
+def test_bad_bishare_rank_or_size_is_named(options: dict[str, object], named: str) -> None:
     with pytest.raises(UserError, match=named) as error:
         BiShareConfig(**options)
     assert "\n" not in str(error.value)

@@ -78,9 +78,7 @@ def expected_update(adapter: BiShare, slot: Slot, scale: float) -> Tensor:
 
 @pytest.mark.parametrize("ranks", RANKS, ids=str)
 @pytest.mark.parametrize("options", FITS, ids=lambda o: "-".join(str(v) for v in o.values()))
-def test_every_update_equals_its_equation_in_value_and_gradient(
-    options: dict[str, object], ranks: tuple[int, int, int]
-) -> None:
+def test_updates_equal_their_equation_with_gradients(options: dict[str, object], ranks: tuple[int, int, int]) -> None:
     adapter = build(ranks, scale=3.0, **options)
     factors = {slot: adapter.factors(slot) for slot in SLOTS}
     updates = [factors[slot].B @ factors[slot].A for slot in SLOTS]
@@ -97,7 +95,7 @@ def test_every_update_equals_its_equation_in_value_and_gradient(
 
 
 @pytest.mark.parametrize("ranks", RANKS, ids=str)
-def test_only_levels_with_a_rank_are_stored_and_assembled(ranks: tuple[int, int, int]) -> None:
+def test_levels_of_rank_zero_are_left_out(ranks: tuple[int, int, int]) -> None:
     adapter = build(ranks, transform="slice")
 
     levels = [level for level, r in zip(("local", "intra", "inter"), ranks, strict=True) if r]
@@ -118,7 +116,7 @@ def test_only_levels_with_a_rank_are_stored_and_assembled(ranks: tuple[int, int,
     ],
 )
 @pytest.mark.parametrize(("scaling", "power"), [("alpha/r", 1.0), ("rslora", 0.5)])
-def test_scale_counts_the_rows_of_the_assembled_a(
+def test_scale_counts_rows_of_the_assembled_a(
     options: dict[str, object], rank: int, scaling: str, power: float
 ) -> None:
     adapter = build((2, 3, 4), scaling=scaling, alpha=24.0, **options)
@@ -130,7 +128,7 @@ def test_scale_counts_the_rows_of_the_assembled_a(
     torch.testing.assert_close(factors.B @ factors.A, expected, rtol=0, atol=1e-10)
 
 
-def test_a_fresh_adapter_has_random_a_and_zero_b() -> None:
+def test_fresh_adapter_has_random_a_and_zero_b() -> None:
     torch.manual_seed(0)
     adapter = BiShareConfig(transform="slice").build(SLOTS)
 
@@ -144,7 +142,7 @@ def test_a_fresh_adapter_has_random_a_and_zero_b() -> None:
 
 
 @pytest.mark.parametrize("transform", ["slice", "gate", "kronecker"])
-def test_the_same_seed_gives_the_same_adapter_and_resets_it(transform: str) -> None:
+def test_same_seed_gives_and_resets_one_adapter(transform: str) -> None:
     first, second = build((2, 3, 4), transform=transform), build((2, 3, 4), transform=transform)
     torch.manual_seed(7)
     first.reset_parameters()
@@ -155,7 +153,7 @@ def test_the_same_seed_gives_the_same_adapter_and_resets_it(transform: str) -> N
         assert torch.equal(a, b), name
 
 
-def test_a_shared_a_is_drawn_once_not_once_for_every_weight_that_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shared_a_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     original = nn.init.kaiming_uniform_
 
@@ -172,6 +170,6 @@ def test_a_shared_a_is_drawn_once_not_once_for_every_weight_that_reads_it(monkey
 
 
 @pytest.mark.parametrize(("transform", "size"), [("gate", 1024), ("kronecker", 256)])
-def test_the_size_is_the_papers_unless_it_is_given(transform, size) -> None:
+def test_size_is_the_papers_unless_given(transform, size) -> None:
     assert BiShareConfig(transform=transform).shared_size == size
     assert BiShareConfig(transform=transform, size=24).shared_size == 24

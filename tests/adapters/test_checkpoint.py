@@ -61,14 +61,14 @@ def assert_refused(tiny_model: ModelFactory, folder: Path, match: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_is_known_by_the_name_in_its_files(method: str, tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_files_name_their_method(method: str, tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_adapter(attach(tiny_model("llama"), config_class(method)()), tmp_path)
 
     assert json.loads((tmp_path / CONFIG).read_text())["method"] == method
     assert type(read_adapter(tmp_path).config) is config_class(method)
 
 
-def test_the_folder_says_what_the_adapter_is(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_folder_says_what_the_adapter_is(tiny_model: ModelFactory, tmp_path: Path) -> None:
     adapter = adapted(tiny_model, r_local=1, targets=["q", "down"], layers=[0, 2])
 
     save_adapter(adapter, tmp_path / "new" / "folder", base="tiny/llama")
@@ -81,7 +81,7 @@ def test_the_folder_says_what_the_adapter_is(tiny_model: ModelFactory, tmp_path:
     assert sorted(p.name for p in (tmp_path / "new" / "folder").iterdir()) == [CONFIG, WEIGHTS]
 
 
-def test_values_are_stored_as_they_are_bitwise(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_values_are_stored_bitwise(tiny_model: ModelFactory, tmp_path: Path) -> None:
     adapter = adapted(tiny_model)
 
     save_adapter(adapter, tmp_path)
@@ -92,7 +92,7 @@ def test_values_are_stored_as_they_are_bitwise(tiny_model: ModelFactory, tmp_pat
         assert torch.equal(stored[name], p)
 
 
-def test_the_same_adapter_gives_the_same_bytes(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_same_adapter_gives_the_same_bytes(tiny_model: ModelFactory, tmp_path: Path) -> None:
     for name in ("a", "b"):
         save_adapter(adapted(tiny_model), tmp_path / name)
 
@@ -101,9 +101,7 @@ def test_the_same_adapter_gives_the_same_bytes(tiny_model: ModelFactory, tmp_pat
 
 @pytest.mark.parametrize("ranks", [(0, 0, 16), (0, 1, 1), (2, 4, 16)], ids=str)
 @pytest.mark.parametrize("transform", ["slice", "gate", "kronecker"])
-def test_the_file_of_a_deep_model_holds_little_but_the_values(
-    transform: str, ranks: tuple[int, int, int], tmp_path: Path
-) -> None:
+def test_file_holds_little_but_the_values(transform: str, ranks: tuple[int, int, int], tmp_path: Path) -> None:
     r_local, r_intra, r_inter = ranks
     shapes = {"q": (576, 576), "k": (576, 192), "v": (576, 192), "up": (576, 1536), "down": (1536, 576)}
     slots = [
@@ -131,7 +129,7 @@ def test_saving_replaces_an_earlier_adapter(tiny_model: ModelFactory, tmp_path: 
 
 
 @pytest.mark.parametrize("failing", [CONFIG, WEIGHTS])
-def test_a_save_that_fails_leaves_the_earlier_adapter_and_no_scraps(
+def test_failed_save_leaves_the_earlier_adapter(
     failing: str, tiny_model: ModelFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = adapted(tiny_model)
@@ -153,7 +151,7 @@ def test_a_save_that_fails_leaves_the_earlier_adapter_and_no_scraps(
     assert all(torch.equal(p, loaded.get_parameter(name)) for name, p in earlier.named_parameters())
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_of_one_line(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_impossible_folder_is_an_error_of_one_line(tiny_model: ModelFactory, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(UserError, match="file") as error:
@@ -166,21 +164,21 @@ def test_a_missing_adapter_is_refused(tiny_model: ModelFactory, tmp_path: Path) 
     assert_refused(tiny_model, tmp_path, match=WEIGHTS)
 
 
-def test_a_run_folder_is_refused_with_the_adapter_inside_it(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_run_folder_is_refused_naming_its_adapter(tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_adapter(adapted(tiny_model), tmp_path / "adapter")
 
     assert_refused(tiny_model, tmp_path, match=r"did you mean .*adapter\?")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "head.pt"])
-def test_a_folder_with_a_pickle_is_refused(name: str, tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_folder_with_a_pickle_is_refused(name: str, tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_adapter(adapted(tiny_model), tmp_path)
     torch.save({}, tmp_path / name)
 
     assert_refused(tiny_model, tmp_path, match=f"{name}, a pickle")
 
 
-def test_a_pickle_under_the_name_of_the_weights_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_pickle_named_as_weights_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_adapter(adapted(tiny_model), tmp_path)
     torch.save({"inter.A.all": torch.ones(2, 2)}, tmp_path / WEIGHTS)
 
@@ -196,7 +194,7 @@ def test_a_file_cut_short_is_refused(tiny_model: ModelFactory, tmp_path: Path) -
         assert_refused(tiny_model, tmp_path, match=WEIGHTS)
 
 
-def test_a_file_of_another_tool_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_file_of_another_tool_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_file({"base_model.model.q.lora_A.weight": torch.ones(2, 2)}, tmp_path / WEIGHTS, metadata={"format": "pt"})
 
     assert_refused(tiny_model, tmp_path, match="bishare")
@@ -209,14 +207,14 @@ def test_a_damaged_header_is_refused(header: str, tiny_model: ModelFactory, tmp_
     assert_refused(tiny_model, tmp_path, match="damaged")
 
 
-def test_a_header_that_inflates_without_end_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_endless_header_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
     header = b85encode(zlib.compress(b'"' + b"a" * (1 << 26) + b'"')).decode()
     save_file({"inter.A.all": torch.ones(2, 2)}, tmp_path / WEIGHTS, metadata={"bishare": header})
 
     assert_refused(tiny_model, tmp_path, match="damaged")
 
 
-def test_an_adapter_of_another_model_is_refused_and_the_weight_named(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_adapter_of_another_model_is_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_adapter(attach(tiny_model("mistral").half(), LoRAConfig(targets=["q"], layers=[1])), tmp_path, base="other")
     rewrite(tmp_path, header=lambda about: about["slots"][0].__setitem__(3, 48))
 
@@ -230,7 +228,7 @@ def test_an_unknown_method_is_refused(tiny_model: ModelFactory, tmp_path: Path) 
     assert_refused(tiny_model, tmp_path, match="os.system")
 
 
-def test_an_unknown_option_and_a_newer_format_are_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_unknown_option_and_newer_format_are_refused(tiny_model: ModelFactory, tmp_path: Path) -> None:
     save_adapter(adapted(tiny_model), tmp_path)
     rewrite(tmp_path, header=lambda about: about["config"].update(r_galaxy=3))
     assert_refused(tiny_model, tmp_path, match="r_galaxy")
@@ -248,7 +246,7 @@ def test_an_unknown_option_and_a_newer_format_are_refused(tiny_model: ModelFacto
     ],
     ids=["missing", "unknown", "another shape"],
 )
-def test_a_tensor_that_does_not_fit_is_named(
+def test_tensor_of_wrong_shape_is_named(
     change: dict[str, Tensor | None], named: str, tiny_model: ModelFactory, tmp_path: Path
 ) -> None:
     save_adapter(adapted(tiny_model), tmp_path)
@@ -257,7 +255,7 @@ def test_a_tensor_that_does_not_fit_is_named(
     assert_refused(tiny_model, tmp_path, match=named)
 
 
-def test_an_adapter_loads_into_a_bf16_base_as_fp32(tiny_model: ModelFactory, tmp_path: Path) -> None:
+def test_adapter_in_a_bf16_base_is_fp32(tiny_model: ModelFactory, tmp_path: Path) -> None:
     saved = adapted(tiny_model)
     save_adapter(saved, tmp_path)
     model = tiny_model("llama").bfloat16()

@@ -112,9 +112,7 @@ def adapted(base: PreTrainedModel, config: AdapterConfig) -> PreTrainedModel:
     return base
 
 
-def test_starts_as_a_noop_or_says_that_it_does_not(
-    base: PreTrainedModel, config: AdapterConfig, token_ids: Tensor
-) -> None:
+def test_starts_as_a_noop_unless_declared(base: PreTrainedModel, config: AdapterConfig, token_ids: Tensor) -> None:
     before = logits(base, token_ids)
 
     adapter = attach(base, config)
@@ -154,9 +152,7 @@ def test_every_module_adds_x_at_bt(adapted: PreTrainedModel, pristine: PreTraine
         torch.testing.assert_close(y, unadapted + x @ A.T @ B.T, rtol=1e-5, atol=1e-5)
 
 
-def test_model_equals_the_base_with_the_updates_added_to_its_weights(
-    adapted: PreTrainedModel, pristine: PreTrainedModel, token_ids: Tensor
-) -> None:
+def test_model_equals_base_plus_updates(adapted: PreTrainedModel, pristine: PreTrainedModel, token_ids: Tensor) -> None:
     unadapted = logits(pristine, token_ids)
     for slot in adapter_of(adapted).slots:
         module = pristine.get_submodule(slot.name)
@@ -209,7 +205,7 @@ def test_remove_leaves_no_trace(base: PreTrainedModel, config: AdapterConfig, to
         adapter_of(base)
 
 
-def test_saved_adapter_loads_with_the_same_factors(
+def test_saved_adapter_loads_with_equal_factors(
     adapted: PreTrainedModel, pristine: PreTrainedModel, token_ids: Tensor, tmp_path: Path
 ) -> None:
     saved = adapter_of(adapted)
@@ -225,7 +221,7 @@ def test_saved_adapter_loads_with_the_same_factors(
     assert torch.equal(logits(pristine, token_ids), logits(adapted, token_ids))
 
 
-def test_only_the_adapter_trains_and_all_of_it(adapted: PreTrainedModel, token_ids: Tensor) -> None:
+def test_exactly_the_adapter_trains(adapted: PreTrainedModel, token_ids: Tensor) -> None:
     adapter = adapter_of(adapted)
     adapter.reset_parameters()
     trainable = {id(p) for p in adapted.parameters() if p.requires_grad}
@@ -270,7 +266,7 @@ def shares_an_a(config: AdapterConfig, level: str, slot: Slot, other: Slot) -> b
     return config.mergeable and level == "intra" and getattr(config, "transform", "") != "gate"
 
 
-def test_intra_store_is_one_for_a_layer_and_inter_one_for_all(adapted: PreTrainedModel) -> None:
+def test_stores_are_shared_by_layer_and_model(adapted: PreTrainedModel) -> None:
     adapter = adapter_of(adapted)
     slots = adapter.slots
     for level in adapter.parts(slots[0]):
@@ -297,9 +293,7 @@ def test_every_parameter_is_stored_once(adapted: PreTrainedModel, tmp_path: Path
     assert stored == set(adapter.state_dict())
 
 
-def test_a_copied_model_shares_within_itself_and_not_with_the_original(
-    adapted: PreTrainedModel, token_ids: Tensor
-) -> None:
+def test_copied_model_shares_within_itself(adapted: PreTrainedModel, token_ids: Tensor) -> None:
     before = logits(adapted, token_ids)
 
     duplicate = copy.deepcopy(adapted)
@@ -349,7 +343,7 @@ def bishare_count(config: BiShareConfig, weights: list[tuple[int, int, int]]) ->
             return kronecker_count(weights, **ranks, size=SIZE, kernel=config.kernel)
 
 
-def test_count_and_file_size_follow_the_closed_formula(adapted: PreTrainedModel, tmp_path: Path) -> None:
+def test_count_and_file_size_follow_the_formula(adapted: PreTrainedModel, tmp_path: Path) -> None:
     adapter = adapter_of(adapted)
     expected = counted(adapter.config, adapter.slots)
 

@@ -19,7 +19,7 @@ def test_lora_values_are_those_of_the_method() -> None:
     assert num_lora_values(SLOTS) == 8 * 2 * (16 + 8 + 32 + 16)
 
 
-def test_partitioned_values_are_counted_by_their_size() -> None:
+def test_partitioned_values_are_counted_whole() -> None:
     whole, partitioned = nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(0))
     partitioned.ds_numel = 10  # as ZeRO-3 leaves a parameter
     assert num_values([whole, partitioned]) == 16

@@ -80,7 +80,7 @@ def slots_of(model: str) -> tuple[Slot, ...]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=name_of)
-def test_published_count_is_met_to_the_digit(row: tuple[str, str, dict[str, Any], int]) -> None:
+def test_published_count_is_met_exactly(row: tuple[str, str, dict[str, Any], int]) -> None:
     model, method, options, expected = row
 
     with torch.device("meta"):
@@ -114,7 +114,7 @@ def test_closed_formula_gives_the_published_count(row: tuple[str, str, dict[str,
     assert count == expected
 
 
-def test_default_kronecker_is_the_published_size_and_kernel() -> None:
+def test_default_kronecker_is_as_published() -> None:
     ranks = {"ranks": [2, 8, 16]}
     with torch.device("meta"):
         adapter = config_of("kronecker", ranks).build(slots_of("llama1-7b"))
@@ -122,7 +122,7 @@ def test_default_kronecker_is_the_published_size_and_kernel() -> None:
     assert adapter.num_parameters() == 3_659_136
 
 
-def test_every_target_kind_is_found_in_every_layer() -> None:
+def test_every_layer_has_every_target_kind() -> None:
     slots = slots_of("llama3.1-8b")
 
     assert [slot.layer for slot in slots] == [layer for layer in range(32) for _ in range(5)]
@@ -135,7 +135,7 @@ def test_every_target_kind_is_found_in_every_layer() -> None:
     }
 
 
-def test_the_table_agrees_with_the_collected_counts() -> None:
+def test_table_agrees_with_the_collected_counts() -> None:
     source = SHARED / "golden" / "params.json"
     if not source.exists():
         pytest.skip(f"{source.parent.parent.name}/golden/params.json is not beside the project")

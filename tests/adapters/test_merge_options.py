@@ -37,17 +37,17 @@ def test_callback_takes_the_same_options() -> None:
     assert inspect.signature(AdaptiveMerging) == inspect.signature(MergeOptions)
 
 
-def test_number_of_merges_holds_for_every_group() -> None:
+def test_every_group_takes_num_merges() -> None:
     options = MergeOptions(10, 5, num_merges=2)
     assert options.merges_of(aslora()) == {"local.q": 2, "local.k": 2}
     assert options.events_of(aslora()) == {"local.q": [15, 20], "local.k": [15, 20]}
 
 
-def test_number_of_groups_is_left_in_every_group() -> None:
+def test_every_group_keeps_num_groups() -> None:
     assert MergeOptions(0, 1, target_groups=3).merges_of(aslora()) == {"local.q": 1, "local.k": 1}
 
 
-def test_fraction_is_of_a_lora_on_the_same_weights() -> None:
+def test_fraction_is_of_lora_on_equal_weights() -> None:
     adapter = aslora()
     planned = MergeOptions(0, 1, target_fraction=0.5, lora_rank=2).merges_of(adapter)
     for name, group in adapter.mergeable_groups().items():
@@ -124,7 +124,7 @@ def test_cubic_schedule_merges_once_per_step(interval: int) -> None:
 SIZES = {"local.q": Size(4, 100), "intra": Size(3, 10)}
 
 
-def test_every_group_has_the_same_number_of_merges() -> None:
+def test_groups_have_equally_many_merges() -> None:
     assert merges_by_count(SIZES, 2) == {"local.q": 2, "intra": 2}
     with pytest.raises(UserError, match=r"num_merges is 3, but intra has 3 layers"):
         merges_by_count(SIZES, 3)
@@ -134,7 +134,7 @@ def test_merges_to_a_number_of_groups() -> None:
     assert merges_to_groups(SIZES, 3) == {"local.q": 1, "intra": 0}
 
 
-def test_merges_to_a_parameter_count_take_turns() -> None:
+def test_groups_merge_in_turns_towards_a_count() -> None:
     assert merges_to_count(SIZES, live=1000, target=1000) == {"local.q": 0, "intra": 0}
     assert merges_to_count(SIZES, live=1000, target=900) == {"local.q": 1, "intra": 0}
     assert merges_to_count(SIZES, live=1000, target=899) == {"local.q": 1, "intra": 1}

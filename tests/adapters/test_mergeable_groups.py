@@ -74,7 +74,7 @@ def weigh(adapter: Adapter, slot: Slot) -> Tensor:
     return (B @ A * weights).sum()
 
 
-def test_groups_are_those_whose_layers_read_one_a(model: PreTrainedModel, names: list[str]) -> None:
+def test_groups_are_layers_that_read_one_a(model: PreTrainedModel, names: list[str]) -> None:
     groups = adapter_of(model).mergeable_groups()
 
     assert list(groups) == names
@@ -113,7 +113,7 @@ def test_a_merge_is_real_sharing(model: PreTrainedModel, names: list[str], token
     assert all(torch.equal(p, values[name]) for name, p in adapter.named_parameters())  # no value was written
 
 
-def test_both_layers_compute_with_the_upper_b(model: PreTrainedModel, names: list[str], token_ids: Tensor) -> None:
+def test_both_layers_use_the_upper_b(model: PreTrainedModel, names: list[str], token_ids: Tensor) -> None:
     adapter = adapter_of(model)
     copied = copy.deepcopy(model)
     for name, group in adapter.mergeable_groups().items():
@@ -126,9 +126,7 @@ def test_both_layers_compute_with_the_upper_b(model: PreTrainedModel, names: lis
     assert adapter_of(copied).dead_parameters() == []
 
 
-def test_dead_parameters_get_a_gradient_of_zeros_and_can_not_poison_the_loss(
-    model: PreTrainedModel, names: list[str], token_ids: Tensor
-) -> None:
+def test_dead_parameters_get_zero_gradients(model: PreTrainedModel, names: list[str], token_ids: Tensor) -> None:
     adapter = adapter_of(model)
     for group in adapter.mergeable_groups().values():
         group.tie(1, 2)
@@ -184,7 +182,7 @@ def test_running_means_hold_all_steps_exactly(model: PreTrainedModel, names: lis
     assert group.mean.dtype == torch.float32
 
 
-def test_a_checkpoint_brings_back_owners_and_means(model: PreTrainedModel, names: list[str], token_ids: Tensor) -> None:
+def test_checkpoint_restores_owners_and_means(model: PreTrainedModel, names: list[str], token_ids: Tensor) -> None:
     adapter = adapter_of(model)
     fresh = copy.deepcopy(model)
     for group in adapter.mergeable_groups().values():
@@ -205,7 +203,7 @@ def test_a_checkpoint_brings_back_owners_and_means(model: PreTrainedModel, names
         assert set(adapter_of(loaded).live_parameters()) == set(adapter.live_parameters())
 
 
-def test_the_adapter_file_keeps_the_owner_map_and_leaves_out_dead_tensors_and_means(
+def test_adapter_file_keeps_owners_and_live_tensors(
     model: PreTrainedModel,
     names: list[str],
     token_ids: Tensor,
@@ -238,7 +236,7 @@ def overwrite(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("owners", [[2, 2, 1], [0, 0, 2], [0, 1, 3], [-1, 1, 2], [1, 2, 2]])
-def test_a_damaged_owner_map_is_refused_and_the_model_left_alone(
+def test_damaged_owner_map_leaves_the_model_alone(
     tiny_model: Callable[..., PreTrainedModel], tmp_path: Path, owners: list[int]
 ) -> None:
     adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3))
@@ -253,7 +251,7 @@ def test_a_damaged_owner_map_is_refused_and_the_model_left_alone(
     assert not hasattr(pristine, "bishare")
 
 
-def test_a_file_that_lacks_a_live_tensor_is_refused(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
+def test_file_without_a_live_tensor_is_refused(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3))
     adapter.mergeable_groups()["local.q"].tie(0, 2)
     save_adapter(adapter, tmp_path)
@@ -264,7 +262,7 @@ def test_a_file_that_lacks_a_live_tensor_is_refused(tiny_model: Callable[..., Pr
         load_adapter(tiny_model("llama"), tmp_path)
 
 
-def test_merged_layers_go_into_the_base_and_out_of_it(
+def test_merged_layers_go_into_the_base_and_back(
     model: PreTrainedModel, names: list[str], token_ids: Tensor, tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
     for group in adapter_of(model).mergeable_groups().values():
@@ -296,9 +294,7 @@ def test_starting_over_unties_all_layers(model: PreTrainedModel, names: list[str
 
 
 @pytest.mark.parametrize("kernel", ["shared", "per_rank", "1_r", "r_2", "2_r"])
-def test_the_score_of_kronecker_does_not_change_where_the_model_does_not(
-    tiny_model: Callable[..., PreTrainedModel], kernel: str
-) -> None:
+def test_kronecker_score_ignores_scales_that_cancel(tiny_model: Callable[..., PreTrainedModel], kernel: str) -> None:
     model = tiny_model("llama")
     adapter = attach(model, merging("kronecker", kernel=kernel, r_intra=4))
     assert isinstance(adapter, BiShare)
@@ -331,7 +327,7 @@ def test_the_score_of_kronecker_does_not_change_where_the_model_does_not(
     assert (distances(torch.stack([p.detach() for p in group.members()]), "l2") - raw).abs().max() > 0.1
 
 
-def test_what_kronecker_compares_has_the_size_of_the_update(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_kronecker_compares_matrices_of_the_updates_size(tiny_model: Callable[..., PreTrainedModel]) -> None:
     adapter = attach(
         tiny_model("llama"), merging("kronecker", size=8, r_local=0, r_inter=0, scale=1.0)
     )  # 8 divides all
@@ -346,9 +342,7 @@ def test_what_kronecker_compares_has_the_size_of_the_update(tiny_model: Callable
 
 
 @pytest.mark.parametrize("transform", ["slice", "kronecker"])
-def test_with_all_intra_bs_merged_the_model_is_one_with_a_second_inter_level(
-    tiny_model: Callable[..., PreTrainedModel], transform: str
-) -> None:
+def test_merging_all_intra_bs_makes_a_second_inter(tiny_model: Callable[..., PreTrainedModel], transform: str) -> None:
     adapter = attach(tiny_model("llama"), merging(transform))
     randomise(adapter)
     group = adapter.mergeable_groups()["intra"]
@@ -370,7 +364,7 @@ def test_with_all_intra_bs_merged_the_model_is_one_with_a_second_inter_level(
     assert adapter.num_parameters() == first.num_parameters() + second.num_parameters()
 
 
-def test_methods_with_an_a_per_layer_have_nothing_to_merge(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_an_a_per_layer_has_no_merges(tiny_model: Callable[..., PreTrainedModel]) -> None:
     for config in (LoRAConfig(r=2), BiShareConfig(transform="slice", r_local=1, r_intra=1, r_inter=1)):
         adapter = attach(tiny_model("llama"), config)
         assert not config.mergeable
@@ -386,6 +380,6 @@ def test_methods_with_an_a_per_layer_have_nothing_to_merge(tiny_model: Callable[
         ({"transform": "gate", "r_local": 0}, "r_local"),
     ],
 )
-def test_merging_with_nothing_to_merge_is_refused(options: dict[str, object], needed: str) -> None:
+def test_merging_without_groups_is_refused(options: dict[str, object], needed: str) -> None:
     with pytest.raises(UserError, match=f"give {needed} a positive rank"):
         BiShareConfig(merging=True, **options)

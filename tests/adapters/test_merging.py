@@ -48,7 +48,7 @@ def test_near_pairs_keep_their_distance() -> None:
     assert distances(B, "l2")[0, 1].item() == pytest.approx((B[1, 0, 0] - 3.0).item(), rel=1e-3)
 
 
-def test_effective_distance_does_not_depend_on_the_basis_of_the_rank_space() -> None:
+def test_effective_distance_ignores_the_rank_basis() -> None:
     basis = torch.randn(3, 3, generator=torch.Generator().manual_seed(2)).double()
     turned, A = FACTORS.double() @ basis, torch.linalg.solve(basis, SHARED.double())
 
@@ -57,7 +57,7 @@ def test_effective_distance_does_not_depend_on_the_basis_of_the_rank_space() -> 
 
 
 @pytest.mark.parametrize("metric", ["l2", "relative", "cosine", "correlation"])
-def test_factors_still_at_zero_have_finite_distances(metric: Metric) -> None:
+def test_zero_factors_have_finite_distances(metric: Metric) -> None:
     assert distances(torch.zeros(3, 4, 2), metric).isfinite().all()
 
 
@@ -72,7 +72,7 @@ D = [
 APART = [0, 1, 2, 3, 4]
 
 
-def test_most_similar_pair_merges_and_the_next_best_is_told() -> None:
+def test_closest_pair_merges_and_next_is_told() -> None:
     assert choose(D, APART, candidates="all", order="similar") == (3, 4, 1.0, 2.0)
 
 
@@ -80,7 +80,7 @@ def test_a_tied_layer_is_no_candidate() -> None:
     assert choose(D, [0, 1, 2, 4, 4], candidates="all", order="similar") == (0, 2, 2.0, 4.0)
 
 
-def test_adjacent_candidates_are_neighbours_among_the_owners() -> None:
+def test_adjacent_candidates_are_neighbouring_owners() -> None:
     assert choose(D, APART, candidates="adjacent", order="similar") == (3, 4, 1.0, 5.0)
     assert choose(D, [0, 1, 2, 4, 4], candidates="adjacent", order="similar") == (2, 4, 4.0, 7.0)
 
@@ -89,13 +89,13 @@ def test_dissimilar_takes_the_farthest_pair() -> None:
     assert choose(D, APART, candidates="all", order="dissimilar") == (0, 4, 9.0, 8.0)
 
 
-def test_hierarchical_compares_the_farthest_layers_of_two_groups() -> None:
+def test_hierarchical_compares_farthest_layers() -> None:
     owners = [2, 1, 2, 4, 4]
     assert choose(D, owners, candidates="all", order="similar") == (2, 4, 4.0, 6.5)
     assert choose(D, owners, candidates="all", order="hierarchical") == (1, 4, 6.5, 8.0)
 
 
-def test_equal_distances_are_decided_by_the_lower_index() -> None:
+def test_lower_index_decides_equal_distances() -> None:
     even = [[0.0 if i == j else 1.0 for j in range(4)] for i in range(4)]
     for order in ("similar", "dissimilar", "hierarchical"):
         merge = choose(even, [0, 1, 2, 3], candidates="all", order=order)
@@ -117,6 +117,6 @@ def test_one_owner_left_is_the_end() -> None:
     assert choose(D, [1, 1, 4, 4, 4], candidates="all", order="similar") == (1, 4, 6.5, None)
 
 
-def test_a_distance_that_is_not_finite_stops_the_run() -> None:
+def test_infinite_distance_stops_the_run() -> None:
     with pytest.raises(UserError, match="not finite"):
         choose([[0.0, float("nan")], [float("nan"), 0.0]], [0, 1], candidates="all", order="similar")

@@ -25,7 +25,7 @@ def test_factors_have_their_shapes() -> None:
     }
 
 
-def test_the_same_name_is_the_same_factor() -> None:
+def test_same_name_is_the_same_factor() -> None:
     store = Store(2, {"all": 6}, {"0": 4, "1": 4})
     assert store.pair("all", "0").A is store.pair("all", "1").A
     assert store.pair("all", "0").B is not store.pair("all", "1").B

@@ -67,7 +67,7 @@ def test_slice_equals_its_reference(num_in: int, num_out: int, r: int, position:
     assert_same_value_and_gradient(fitted, expected, shared)
 
 
-def test_slice_windows_lie_where_their_names_say() -> None:
+def test_slice_windows_lie_where_named() -> None:
     shared = Factors(torch.arange(7.0).unsqueeze(0), torch.arange(6.0).unsqueeze(1))
     windows = {position: Slice(4, 3, 7, 6, position)(shared) for position in POSITIONS}
 
@@ -146,7 +146,7 @@ def test_kronecker_has_the_kernel_outside(kernel: str) -> None:
     ],
     ids=lambda t: type(t).__name__,
 )
-def test_a_shared_pair_of_rank_zero_gives_a_pair_of_rank_zero(transform: Transform) -> None:
+def test_shared_pair_of_rank_zero_stays_empty(transform: Transform) -> None:
     size = (9, 7) if isinstance(transform, Slice) else (SIZE, SIZE)
 
     fitted = transform(random_pair(0, *size))
@@ -155,7 +155,7 @@ def test_a_shared_pair_of_rank_zero_gives_a_pair_of_rank_zero(transform: Transfo
     assert fitted.B.shape == (3, 0)
 
 
-def test_a_gate_on_a_shared_pair_of_rank_zero_updates_nothing() -> None:
+def test_gate_on_rank_zero_updates_nothing() -> None:
     fitted = randomised(Gate(5, 3, SIZE, "ones"))(random_pair(0, SIZE, SIZE))
 
     assert not (fitted.B @ fitted.A).any()

@@ -35,7 +35,7 @@ def test_update_is_that_of_the_equations(top_k: int, scale: float) -> None:
         torch.testing.assert_close(B @ A, expected, rtol=0, atol=1e-10)
 
 
-def test_one_bank_serves_every_weight_and_logits_get_a_gradient_where_they_are_chosen() -> None:
+def test_chosen_logits_of_one_bank_get_gradients() -> None:
     adapter = build(r=3, num_vectors=5, vector_length=4)
     for slot in SLOTS:
         A, B = adapter.factors(slot)
@@ -45,7 +45,7 @@ def test_one_bank_serves_every_weight_and_logits_get_a_gradient_where_they_are_c
         assert (of_logits != 0).sum(-1).eq(2).all()
 
 
-def test_starts_as_published_beside_the_base_model() -> None:
+def test_starts_as_published_beside_the_base() -> None:
     torch.manual_seed(0)
     adapter = VBLoRAConfig().build(SLOTS)
 
@@ -58,18 +58,18 @@ def test_starts_as_published_beside_the_base_model() -> None:
 
 
 @pytest.mark.parametrize(("sizes", "length"), [((8, 12), 4), ((4096, 11008), 256), ((576, 192), 192), ((7, 5), 1)])
-def test_the_length_left_out_is_the_greatest_up_to_256_that_fits(sizes: tuple[int, int], length: int) -> None:
+def test_default_length_is_the_greatest_that_fits(sizes: tuple[int, int], length: int) -> None:
     slots = [Slot(name="x", layer=0, kind="q", in_features=sizes[0], out_features=sizes[1])]
     with torch.device("meta"):
         assert VBLoRAConfig().build(slots).bank.shape == (90, length)
 
 
-def test_the_published_learning_rates_are_factors_of_its_roles() -> None:
+def test_published_learning_rates_are_role_factors() -> None:
     groups = parameter_groups(VBLoRAConfig().build(SLOTS), learning_rate=0.01, lr_factors={"bank": 0.1})
     assert {group["name"]: group["lr"] for group in groups} == {"inter.bank": 0.001, "local.logits": 0.01}
 
 
-def test_a_length_that_does_not_divide_is_refused_with_one_that_does() -> None:
+def test_length_that_does_not_divide_is_refused() -> None:
     with pytest.raises(UserError, match=r"vector_length is 8.*blocks\.0\.k \(4 x 8\); try 4\."):
         VBLoRAConfig(vector_length=8).build(SLOTS)
 

@@ -46,7 +46,7 @@ def test_update_is_that_of_the_equation(scale: float) -> None:
             torch.testing.assert_close(mine, wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_blocks_are_the_factors_in_value_and_gradient() -> None:
+def test_blocks_equal_the_factors_with_gradients() -> None:
     adapter = build(r=6, scale=0.5)
     for slot in SLOTS:
         blocks, (A, B) = adapter.blocks(slot), adapter.factors(slot)
@@ -63,7 +63,7 @@ def test_blocks_are_the_factors_in_value_and_gradient() -> None:
             torch.testing.assert_close(mine, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_vectors_in_bf16_have_gradients_beside_the_fp32_pair() -> None:
+def test_bf16_vectors_have_gradients_beside_fp32_pair() -> None:
     adapter = build(r=6)
     for p in adapter.parameters():
         p.data = p.data.bfloat16()
@@ -77,13 +77,13 @@ def test_vectors_in_bf16_have_gradients_beside_the_fp32_pair() -> None:
             torch.testing.assert_close(mine, wanted, rtol=1e-2, atol=1e-2)
 
 
-def test_starts_with_d_as_given_and_b_zero() -> None:
+def test_starts_with_given_d_and_zero_b() -> None:
     adapter = VeRAConfig(r=6, d_initial=0.25).build(SLOTS)
     assert all(torch.equal(d, torch.full((6,), 0.25)) for d in adapter.d.values())
     assert not any(b.any() for b in adapter.b.values())
 
 
-def test_the_random_pair_comes_from_its_seed_alone_and_is_as_wide_as_its_bound() -> None:
+def test_random_pair_comes_from_its_seed_alone() -> None:
     torch.manual_seed(1)
     first = VeRAConfig(r=64, seed=3).build(SLOTS)
     torch.manual_seed(2)
@@ -99,14 +99,12 @@ def test_the_random_pair_comes_from_its_seed_alone_and_is_as_wide_as_its_bound()
     assert {name for name, _ in first.named_parameters()} & {"A", "B"} == set()
 
 
-def test_the_random_pair_is_the_same_on_every_machine() -> None:
+def test_random_pair_is_equal_on_every_machine() -> None:
     digest = bytes(VeRAConfig(r=64, seed=3).build(SLOTS).checksum.tolist()).hex()
     assert digest.startswith("82a79ed273a7e702")
 
 
-def test_neither_file_nor_checkpoint_holds_the_random_pair(
-    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
-) -> None:
+def test_random_pair_is_never_saved(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     adapter = attach(tiny_model("llama"), VeRAConfig(r=512))
     save_adapter(adapter, tmp_path)
 
@@ -115,9 +113,7 @@ def test_neither_file_nor_checkpoint_holds_the_random_pair(
     assert (tmp_path / WEIGHTS).stat().st_size < 4 * adapter.num_parameters() * 1.01 + 128 * len(tensors)
 
 
-def test_an_adapter_of_another_random_pair_is_refused(
-    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
-) -> None:
+def test_adapter_of_another_random_pair_is_refused(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     adapter = attach(tiny_model("llama"), VeRAConfig(r=4, seed=5))
     randomise(adapter)
     save_adapter(adapter, tmp_path)
@@ -131,7 +127,7 @@ def test_an_adapter_of_another_random_pair_is_refused(
         load_adapter(tiny_model("llama"), tmp_path)
 
 
-def test_a_training_checkpoint_of_another_random_pair_is_refused() -> None:
+def test_checkpoint_of_another_random_pair_is_refused() -> None:
     other = VeRAConfig(r=4, seed=2).build(SLOTS)
     adapter = VeRAConfig(r=4, seed=1).build(SLOTS)
     adapter.load_state_dict(other.state_dict())

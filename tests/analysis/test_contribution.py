@@ -20,7 +20,7 @@ def loss_of(model: PreTrainedModel, tokens: Tensor) -> float:
 
 
 @pytest.mark.parametrize("transform", ["slice", "gate", "kronecker"])
-def test_a_level_that_is_switched_off_is_a_level_that_is_zero(
+def test_switched_off_level_is_zero(
     tiny_model: Callable[..., PreTrainedModel], token_ids: Tensor, transform: str
 ) -> None:
     model, zeroed = tiny_model("llama"), tiny_model("llama")
@@ -37,9 +37,7 @@ def test_a_level_that_is_switched_off_is_a_level_that_is_zero(
     assert loss_of(model, token_ids) == before
 
 
-def test_losses_run_from_the_base_model_to_the_whole_adapter(
-    tiny_model: Callable[..., PreTrainedModel], token_ids: Tensor
-) -> None:
+def test_losses_run_from_base_to_whole_adapter(tiny_model: Callable[..., PreTrainedModel], token_ids: Tensor) -> None:
     model, base = tiny_model("llama"), tiny_model("llama")
     adapter = attach(model, BiShareConfig(size=8))
     randomise(adapter)
@@ -59,7 +57,7 @@ def test_losses_run_from_the_base_model_to_the_whole_adapter(
     assert losses.all == pytest.approx(loss_of(model, token_ids), rel=1e-4)
 
 
-def test_a_method_of_one_level_takes_two_passes(tiny_model: Callable[..., PreTrainedModel], token_ids: Tensor) -> None:
+def test_one_level_takes_two_passes(tiny_model: Callable[..., PreTrainedModel], token_ids: Tensor) -> None:
     model = tiny_model("llama")
     adapter = attach(model, LoRAConfig(r=2))
     randomise(adapter)
@@ -68,7 +66,7 @@ def test_a_method_of_one_level_takes_two_passes(tiny_model: Callable[..., PreTra
     assert num_passes(adapter) == 2
 
 
-def test_norm_shares_of_a_slot_sum_to_one_and_follow_the_norms(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_norm_shares_sum_to_one(tiny_model: Callable[..., PreTrainedModel]) -> None:
     adapter = attach(tiny_model("llama"), BiShareConfig(size=8))
     fresh = norm_shares(adapter)
     assert {share for slots in fresh.values() for share in slots.values()} == {0.0}, "B is zero before training"

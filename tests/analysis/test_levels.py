@@ -35,7 +35,7 @@ def test_trained_ranks_are_those_of_figure_4a(trained: tuple[str, object]) -> No
     assert found <= expected
 
 
-def test_no_rank_exceeds_its_bound_and_the_bound_of_the_sum_is_the_sum_of_bounds(trained: tuple[str, object]) -> None:
+def test_ranks_keep_bounds_that_add_up(trained: tuple[str, object]) -> None:
     _, adapter = trained
     updates, measured = updates_by_level(adapter), measure_levels(adapter)
     for level, slots in updates.items():

@@ -43,14 +43,14 @@ def test_dead_values_are_counted_apart() -> None:
     assert report.num_live == 3 * 2 * (16 + 16 + 32) + 3 * 2 * (16 + 8 + 16) - 3 * 16
 
 
-def test_lora_of_rank_8_is_its_own_measure() -> None:
+def test_lora_of_rank_8_measures_itself() -> None:
     adapter = LoRAConfig(r=8).build(SLOTS)
     report = count_parameters(adapter, base_model())
     assert report.lora == num_lora_values(SLOTS) == 8 * 2 * (32 + 24 + 48)
     assert report.fraction_of_lora == 1.0
 
 
-def test_the_base_is_counted_without_the_adapter_and_ties_once() -> None:
+def test_base_counts_ties_once_and_no_adapter() -> None:
     base = base_model()
     adapter = LoRAConfig(r=1).build(SLOTS)
     alone = count_parameters(adapter, base)

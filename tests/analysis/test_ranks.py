@@ -25,7 +25,7 @@ def test_singular_values_are_those_of_the_product(r: int, n_in: int, n_out: int)
     torch.testing.assert_close(singular_values(factors), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_numerical_rank_is_torchs_matrix_rank_at_the_same_tolerance() -> None:
+def test_numerical_rank_equals_torchs_matrix_rank() -> None:
     torch.manual_seed(0)
     factors = random_factors(10, 30, 50)
     factors.A[6:] = factors.A[:4]  # 6 independent rows are left
@@ -36,7 +36,7 @@ def test_numerical_rank_is_torchs_matrix_rank_at_the_same_tolerance() -> None:
     assert measure([factors])[0].numerical == expected.item() == 5
 
 
-def test_rank_of_float32_and_bfloat16_factors_does_not_count_rounding_noise() -> None:
+def test_rank_ignores_rounding_noise() -> None:
     torch.manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         factors = random_factors(6, 64, 48, dtype)
@@ -48,7 +48,7 @@ def test_effective_rank_of_equal_values_is_their_number() -> None:
     assert effective_rank(torch.full((5,), 3.0)).item() == pytest.approx(5.0)
 
 
-def test_effective_rank_is_the_exponential_of_the_entropy() -> None:
+def test_effective_rank_is_exponential_of_entropy() -> None:
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert effective_rank(torch.tensor([3.0, 1.0, 0.0])).item() == pytest.approx(math.exp(entropy))
 
@@ -59,23 +59,23 @@ def test_effective_rank_of_one_direction_is_one() -> None:
     assert measure([one])[0].effective == pytest.approx(1.0)
 
 
-def test_a_zero_update_has_rank_zero_and_norm_zero() -> None:
+def test_zero_update_has_zero_rank_and_norm() -> None:
     factors = Factors(torch.randn(4, 8), torch.zeros(6, 4))
     assert measure([factors]) == [UpdateRank(numerical=0, effective=0.0, norm=0.0)]
 
 
-def test_an_update_without_any_rank_is_a_zero_update() -> None:
+def test_update_without_rank_is_zero() -> None:
     factors = Factors(torch.zeros(0, 8), torch.zeros(6, 0))
     assert measure([factors]) == [UpdateRank(numerical=0, effective=0.0, norm=0.0)]
 
 
-def test_norm_is_the_frobenius_norm_of_the_product() -> None:
+def test_norm_is_the_products_frobenius_norm() -> None:
     torch.manual_seed(0)
     factors = random_factors(3, 20, 30)
     assert measure([factors])[0].norm == pytest.approx(torch.linalg.matrix_norm(factors.B @ factors.A).item())
 
 
-def test_updates_of_mixed_shapes_keep_their_order() -> None:
+def test_updates_of_mixed_shapes_keep_order() -> None:
     torch.manual_seed(0)
     updates = [random_factors(r, n, m) for r, n, m in [(2, 9, 8), (5, 9, 8), (2, 9, 8), (3, 4, 30), (5, 9, 8)]]
     together = measure(updates)

@@ -13,7 +13,7 @@ from bishare.models.attach import attach
 from tests.randomised import randomise
 
 
-def test_a_repeated_step_counts_once_with_its_last_value(tmp_path: Path) -> None:
+def test_repeated_step_counts_with_its_last_value(tmp_path: Path) -> None:
     for values in ((1.0, 2.0), (3.0, 4.0)):  # a run, and its resume from step 1
         with SummaryWriter(str(tmp_path)) as writer:
             for step, value in enumerate(values, start=int(values[0] > 1)):
@@ -34,12 +34,12 @@ def test_a_folder_without_events_is_refused(tmp_path: Path) -> None:
         read_curves(tmp_path)
 
 
-def test_what_a_run_did_not_do_is_empty(tmp_path: Path) -> None:
+def test_undone_parts_of_a_run_are_empty(tmp_path: Path) -> None:
 
     assert read_evaluations(tmp_path) == []
 
 
-def test_an_adapter_is_whole_without_its_base(tmp_path: Path, tiny_model) -> None:
+def test_adapter_is_whole_without_its_base(tmp_path: Path, tiny_model) -> None:
     adapter = attach(tiny_model("llama"), ASLoRAConfig(r=2))
     randomise(adapter)
     group = next(iter(adapter.mergeable_groups().values()))

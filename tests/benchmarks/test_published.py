@@ -17,7 +17,7 @@ PUBLISHED = [
 
 
 @pytest.mark.parametrize("options", PUBLISHED, ids=lambda o: "-".join(str(v) for v in o.values()))
-def test_three_passes_are_the_update_of_the_equations(options: dict[str, object]) -> None:
+def test_three_passes_follow_the_equations(options: dict[str, object]) -> None:
     adapter = build((2, 3, 2), **options)
     for slot in SLOTS:
         x = torch.randn(5, slot.in_features, dtype=torch.float64)
@@ -27,7 +27,7 @@ def test_three_passes_are_the_update_of_the_equations(options: dict[str, object]
 
 
 @pytest.mark.parametrize("transform", ["kronecker", "gate", "slice"])
-def test_a_model_gives_the_same_loss_and_gradients_either_way(
+def test_both_ways_give_equal_loss_and_gradients(
     transform: str, tiny_model: Callable[..., PreTrainedModel], token_ids: torch.Tensor
 ) -> None:
     model = tiny_model("llama").double()

@@ -32,7 +32,7 @@ def assert_same(adapter: Any, folder: Path, checkpoint: dict[str, torch.Tensor])
         assert torch.equal(tensor, checkpoint[f"model.bishare.{name}"])
 
 
-def test_the_end_of_training_leaves_the_trained_adapter(
+def test_end_of_training_leaves_the_adapter(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -44,7 +44,7 @@ def test_the_end_of_training_leaves_the_trained_adapter(
     assert read_adapter(tmp_path / "adapter").base == "tiny"
 
 
-def test_after_a_crash_the_adapter_is_that_of_the_last_checkpoint(
+def test_crash_leaves_the_last_checkpoints_adapter(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],

@@ -52,7 +52,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "merges.jsonl").read_text().splitlines()]
 
 
-def test_a_run_merges_what_the_algorithm_says_and_when(
+def test_run_merges_as_the_algorithm_says(
     tiny_module: Module, tiny_data: LightningDataModule, tiny_trainer: Trainers, tmp_path: Path
 ) -> None:
     module, recorder = tiny_module(aslora()), Recorder()
@@ -73,7 +73,7 @@ def test_a_run_merges_what_the_algorithm_says_and_when(
         assert group.steps == 12
 
 
-def test_live_parameters_fall_by_one_b_of_every_group_and_dead_ones_get_no_gradient(
+def test_each_merge_removes_one_b_per_group(
     tiny_module: Module, tiny_data: LightningDataModule, tiny_trainer: Trainers, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -128,7 +128,7 @@ def test_every_option_merges_to_the_end(
     assert {record["step"] for record in log} == ({2, 5} if choice.get("schedule") == "cubic" else {3, 5})
 
 
-def test_merging_stops_at_a_number_of_groups_or_a_fraction_of_lora(
+def test_merging_stops_at_its_goal(
     tiny_module: Module, tiny_data: LightningDataModule, tiny_trainer: Trainers, tmp_path: Path
 ) -> None:
     module = tiny_module(aslora())
@@ -189,7 +189,7 @@ def even_data(tiny_data: LightningDataModule) -> LightningDataModule:
 
 @pytest.mark.parametrize("stop", [2, 3, 4, 5])
 @pytest.mark.parametrize("config", [aslora, lambda: BiShareConfig(**KRONECKER)], ids=["aslora", "kronecker"])
-def test_a_resumed_run_ends_as_the_undisturbed_one(
+def test_resumed_run_ends_as_the_unbroken_one(
     tiny_module: Module,
     even_data: LightningDataModule,
     tiny_trainer: Trainers,
@@ -217,7 +217,7 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(
         assert torch.equal(value, state[name]), name
 
 
-def test_a_new_run_in_the_same_folder_starts_a_new_log(
+def test_new_run_starts_a_new_log(
     tiny_module: Module, tiny_data: LightningDataModule, tiny_trainer: Trainers, tmp_path: Path
 ) -> None:
     callback = AdaptiveMerging(1, 2, num_merges=1)
@@ -226,7 +226,7 @@ def test_a_new_run_in_the_same_folder_starts_a_new_log(
         assert len(log_of(tmp_path)) == 5
 
 
-def test_the_adapter_folder_of_a_merged_run_loads(
+def test_adapter_of_a_merged_run_loads(
     tiny_module: Module,
     tiny_data: LightningDataModule,
     tiny_trainer: Trainers,
@@ -243,7 +243,7 @@ def test_the_adapter_folder_of_a_merged_run_loads(
         assert all(torch.equal(a, b) for a, b in zip(loaded.factors(slot), module.adapter.factors(slot), strict=True))
 
 
-def test_a_run_that_ends_before_its_merges_warns(
+def test_run_that_ends_before_merges_warns(
     tiny_module: Module, tiny_data: LightningDataModule, tiny_trainer: Trainers
 ) -> None:
     with pytest.warns(UserWarning, match=r"ends at optimizer step 6, before 5 of its 10 merges \(the last at step 8\)"):
@@ -265,7 +265,7 @@ def test_ranks_that_disagree_stop_the_run(
 
 
 @pytest.mark.parametrize("config", [LoRAConfig(r=2), BiShareConfig(transform="slice")], ids=["lora", "bishare"])
-def test_methods_that_share_no_a_are_refused_before_the_model_is_built(
+def test_methods_without_shared_a_are_refused_early(
     tiny_module: Module, tiny_data: LightningDataModule, tiny_trainer: Trainers, config: AdapterConfig
 ) -> None:
     module = tiny_module(config)

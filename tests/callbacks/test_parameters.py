@@ -22,7 +22,7 @@ class Merge(Callback):
             adapter.live_parameters = lambda: live
 
 
-def test_counts_are_printed_and_logged_at_the_start_only(
+def test_counts_are_shown_at_the_start_only(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -42,7 +42,7 @@ def test_counts_are_printed_and_logged_at_the_start_only(
     assert scalars("params/fraction_of_lora") == {0: 0.5}
 
 
-def test_a_merge_shows_the_new_counts_once(
+def test_merge_shows_new_counts_once(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -59,6 +59,6 @@ def test_a_merge_shows_the_new_counts_once(
     assert scalars("params/dead") == {0: 0, 2: 4 * 32}
 
 
-def test_a_module_without_adapter_is_told_so(tiny_trainer: Callable[..., Trainer]) -> None:
+def test_module_without_adapter_is_told_so(tiny_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(ValueError, match="BoringModel has no adapter"):
         tiny_trainer(ParameterCount()).fit(BoringModel())

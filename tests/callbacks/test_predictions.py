@@ -17,7 +17,7 @@ def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_answers_are_written_in_order_as_json_lines(
+def test_answers_are_written_in_order(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -30,7 +30,7 @@ def test_answers_are_written_in_order_as_json_lines(
     assert [p.name for p in tmp_path.glob("predictions*")] == ["predictions.jsonl"]
 
 
-def test_an_existing_file_or_a_crashed_runs_part_is_left_alone(
+def test_existing_file_and_crashed_part_stay(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -44,7 +44,7 @@ def test_an_existing_file_or_a_crashed_runs_part_is_left_alone(
     assert len(lines(tmp_path / "predictions-2.jsonl")) == 5
 
 
-def test_the_parts_of_several_ranks_become_one_file_without_repeats(tmp_path: Path) -> None:
+def test_parts_of_ranks_become_one_file(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     for rank, places in enumerate([[0, 2, 4], [1, 3, 0]]):  # five examples on two ranks: the sampler repeats the first
         rows = [json.dumps({"place": [0, place], "answer": f"a{place}"}) for place in places]
@@ -54,7 +54,7 @@ def test_the_parts_of_several_ranks_become_one_file_without_repeats(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_without_a_sampler_the_ranks_take_turns(tmp_path: Path) -> None:
+def test_ranks_without_sampler_take_turns(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     for rank in range(2):
         writer = PredictionWriter()

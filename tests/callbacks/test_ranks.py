@@ -16,7 +16,7 @@ from bishare.training.module import BiShareModule
 from callbacks import RankMonitor
 
 
-def test_measures_are_logged_every_n_optimizer_steps_and_at_the_end(
+def test_measures_are_logged_every_n_steps(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -40,9 +40,7 @@ def test_measures_are_logged_every_n_optimizer_steps_and_at_the_end(
     assert scalars("update_norm/whole/up")[6] == pytest.approx(sum(norms) / len(norms), rel=1e-5)
 
 
-def test_a_method_of_one_level_has_no_second_row_for_the_whole(
-    tiny_module: Callable[..., BiShareModule], tiny_data: LightningDataModule
-) -> None:
+def test_one_level_has_no_second_row(tiny_module: Callable[..., BiShareModule], tiny_data: LightningDataModule) -> None:
     module = tiny_module(LoRAConfig(r=2))
     module.configure_model()
     levels = measure_levels(module.adapter)
@@ -50,7 +48,7 @@ def test_a_method_of_one_level_has_no_second_row_for_the_whole(
     assert {rank.numerical for rank in levels["local"].values()} == {0}  # B is zero before training
 
 
-def test_the_last_measured_step_survives_a_resume(
+def test_last_measured_step_survives_a_resume(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],

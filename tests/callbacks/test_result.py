@@ -6,7 +6,7 @@ from bishare.adapters.aslora import ASLoRAConfig
 from callbacks import AdaptiveMerging, ResultFile
 
 
-def test_the_end_of_training_leaves_metrics_counts_and_costs(tiny_module, tiny_data, tiny_trainer, tmp_path) -> None:
+def test_end_of_training_leaves_metrics_and_costs(tiny_module, tiny_data, tiny_trainer, tmp_path) -> None:
     module = tiny_module()
     trainer = tiny_trainer(ResultFile())
     trainer.fit(module, tiny_data)
@@ -20,7 +20,7 @@ def test_the_end_of_training_leaves_metrics_counts_and_costs(tiny_module, tiny_d
     assert result["sharing"] == {}
 
 
-def test_it_says_whose_b_each_layer_uses(tiny_module, tiny_data, tiny_trainer, tmp_path) -> None:
+def test_result_says_whose_b_layers_use(tiny_module, tiny_data, tiny_trainer, tmp_path) -> None:
     module = tiny_module(ASLoRAConfig(r=2, targets=["q"]))
     tiny_trainer(AdaptiveMerging(start=0, interval=1, num_merges=1), ResultFile()).fit(module, tiny_data)
     owners = json.loads((tmp_path / "result.json").read_text())["sharing"]

@@ -14,7 +14,7 @@ from callbacks import SampleAnswers
 from callbacks.samples import undisturbed
 
 
-def test_answers_are_printed_and_logged_before_and_after(
+def test_answers_are_shown_before_and_after(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -64,7 +64,7 @@ def test_no_questions_and_no_length_are_refused() -> None:
         SampleAnswers(["What?"], max_new_tokens=0)
 
 
-def test_data_that_cannot_build_a_prompt_is_refused_before_training(
+def test_data_without_prompts_is_refused_early(
     tiny_module: Callable[..., BiShareModule], tiny_data: LightningDataModule, tiny_trainer: Callable[..., Trainer]
 ) -> None:
     with pytest.raises(UserError, match="render_prompt"):

@@ -14,7 +14,7 @@ from callbacks import AdapterCheckpoint, RunSummary
 from callbacks.summary import duration, loss_line, tensorboard_command
 
 
-def test_losses_before_and_after_are_those_of_validate(
+def test_losses_equal_those_of_validate(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -32,7 +32,7 @@ def test_losses_before_and_after_are_those_of_validate(
     assert scalars("val/loss")[0] == pytest.approx(before)
 
 
-def test_the_start_tells_model_method_data_and_strategy(
+def test_start_tells_model_method_data_and_strategy(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -63,7 +63,7 @@ def test_the_end_tells_where_everything_is(
     assert "for 6 optimizer steps" in printed
 
 
-def test_a_partial_sanity_check_is_not_taken_for_the_loss_before(
+def test_partial_sanity_check_is_no_loss_before(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -73,7 +73,7 @@ def test_a_partial_sanity_check_is_not_taken_for_the_loss_before(
     assert "before: not measured; num_sanity_val_steps: -1 does" in capsys.readouterr().out
 
 
-def test_a_resumed_run_keeps_the_loss_from_before_its_first_step(
+def test_resumed_run_keeps_its_first_loss(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -89,7 +89,7 @@ def test_a_resumed_run_keeps_the_loss_from_before_its_first_step(
     assert f"loss {first._before:.3f} before" in capsys.readouterr().out
 
 
-def test_the_summary_is_the_last_thing_on_the_console(
+def test_summary_is_last_on_the_console(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -100,7 +100,7 @@ def test_the_summary_is_the_last_thing_on_the_console(
     assert last.startswith("logs ")
 
 
-def test_a_loss_line_says_what_was_not_measured() -> None:
+def test_loss_line_says_what_is_missing() -> None:
     assert loss_line(3.0, (8, 2.5), 8) == "loss 3.000 before, 2.500 after: -0.500 nats"
     assert "2.500 at step 6" in loss_line(3.0, (6, 2.5), 8)
     assert "no validation ran" in loss_line(3.0, None, 8)
@@ -110,9 +110,7 @@ def test_durations_read_naturally() -> None:
     assert [duration(s) for s in (4.4, 61, 3599.6, 7260)] == ["4 s", "1 min 1 s", "1 h 0 min", "2 h 1 min"]
 
 
-def test_the_tensorboard_command_runs_from_a_shell_that_does_not_know_the_environment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_tensorboard_command_runs_from_any_shell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / ".venv" / "bin" / "tensorboard"
     program.parent.mkdir(parents=True)
     program.touch(mode=0o755)

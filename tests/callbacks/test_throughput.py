@@ -13,7 +13,7 @@ from callbacks import Throughput
 from callbacks.throughput import num_tokens, peak_memory
 
 
-def test_rates_padding_and_memory_are_logged_at_every_step(
+def test_rates_and_memory_are_logged_every_step(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -32,7 +32,7 @@ def test_rates_padding_and_memory_are_logged_at_every_step(
     assert not [w for w in recwarn if "flops" in str(w.message)]
 
 
-def test_the_window_is_counted_in_optimizer_steps(
+def test_window_is_counted_in_optimizer_steps(
     tiny_module: Callable[..., BiShareModule], tiny_data: LightningDataModule, tiny_trainer: Callable[..., Trainer]
 ) -> None:
     monitor = Throughput(window=2)
@@ -40,7 +40,7 @@ def test_the_window_is_counted_in_optimizer_steps(
     assert len(monitor._throughputs["train"]._time) == 2 * 2 + 1  # type: ignore[index]  # two micro-batches a step
 
 
-def test_tokens_per_second_stand_in_the_progress_bar_only(
+def test_tokens_per_second_stand_in_the_bar_only(
     tiny_module: Callable[..., BiShareModule],
     tiny_data: LightningDataModule,
     tiny_trainer: Callable[..., Trainer],
@@ -52,13 +52,13 @@ def test_tokens_per_second_stand_in_the_progress_bar_only(
     assert "tok/s" not in events().Tags()["scalars"]
 
 
-def test_a_batch_without_mask_has_no_padding() -> None:
+def test_batch_without_mask_has_no_padding() -> None:
     batch = {"input_ids": torch.zeros(2, 5)}
     assert num_tokens(batch) == 10
     assert num_tokens(batch | {"attention_mask": torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])}) == 7
 
 
-def test_peak_memory_grows_with_what_is_held() -> None:
+def test_peak_memory_grows_with_held_tensors() -> None:
     before = peak_memory(torch.device("cpu"))
     held = torch.ones(before // 4 + 2**20)  # fp32: as much again as was ever resident
     assert peak_memory(torch.device("cpu")) >= before + held.nbytes / 4

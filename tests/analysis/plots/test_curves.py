@@ -3,7 +3,7 @@ import pytest
 from bishare.analysis.plots.curves import curves, distance_map, score_bars
 
 
-def test_every_panel_has_its_curves_and_empty_places_are_hidden() -> None:
+def test_panels_have_curves_and_empty_ones_hide() -> None:
     line = [(0, 1.0), (5, 0.5)]
     figure = curves({"a": {"x": line, "y": line}, "b": {"x": line}, "c": {"x": line}, "d": {"x": line}}, title="t")
     shown = [axis for axis in figure.axes if axis.get_visible()]
@@ -14,7 +14,7 @@ def test_every_panel_has_its_curves_and_empty_places_are_hidden() -> None:
 
 
 @pytest.mark.parametrize("with_base", [True, False])
-def test_scores_stand_beside_those_of_the_base(with_base: bool) -> None:
+def test_scores_stand_beside_the_bases(with_base: bool) -> None:
     scores = {"piqa": {"acc": {"value": 0.1, "stderr": 0.1}, "acc_norm": {"value": 0.6, "stderr": None}}}
     base = {"piqa": {"acc": {"value": 0.1, "stderr": 0.1}, "acc_norm": {"value": 0.5, "stderr": 0.2}}}
     evaluation = {"suite": "s", "shots": 0, "data": "hub", "scores": scores, "base_scores": base if with_base else None}

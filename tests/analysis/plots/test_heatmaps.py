@@ -3,7 +3,7 @@
 from bishare.analysis.plots.heatmaps import heat_map
 
 
-def test_a_heat_map_labels_layers_kinds_levels_and_cells() -> None:
+def test_heat_map_labels_layers_kinds_and_cells() -> None:
     panels = {
         "whole": {(0, "q"): 22.0, (0, "mlp.up"): 5.0, (7, "q"): 3.0, (7, "mlp.up"): 1.0},
         "local": {(0, "q"): 2.0, (7, "q"): 2.0},
@@ -20,7 +20,7 @@ def test_a_heat_map_labels_layers_kinds_levels_and_cells() -> None:
     assert whole.images[0].get_clim() == local.images[0].get_clim() == (0.0, 22.0)
 
 
-def test_a_heat_map_of_zeros_can_be_drawn() -> None:
+def test_heat_map_of_zeros_is_drawn() -> None:
     figure = heat_map({"whole": {(0, "q"): 0.0}}, title="norm, step 0", kinds=["q"], digits=2)
     figure.canvas.draw()
     assert figure.axes[0].texts[0].get_text() == "0.00"

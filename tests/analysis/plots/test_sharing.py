@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from bishare.analysis.plots.sharing import Tie, merge_tree, sharing_map
 
 
-def test_map_names_the_owner_and_colours_those_who_share_alike() -> None:
+def test_map_names_owners_and_colours_sharers_alike() -> None:
     figure = sharing_map({"local.q": {0: 2, 1: 1, 2: 2}, "intra": {0: 0, 2: 2}}, title="map")
 
     (axis,) = figure.axes
@@ -27,7 +27,7 @@ def horizontal(figure: Figure, panel: int) -> list[tuple[float, float, float]]:
     return lines
 
 
-def test_tree_joins_layers_at_the_step_of_their_merge_and_nothing_crosses() -> None:
+def test_tree_joins_layers_at_their_merge() -> None:
     ties = [Tie(10, 1, 3), Tie(20, 0, 2), Tie(30, 3, 4)]
 
     figure = merge_tree({"local.q": range(5), "intra": range(5)}, {"local.q": ties}, title="tree")
@@ -41,5 +41,5 @@ def test_tree_joins_layers_at_the_step_of_their_merge_and_nothing_crosses() -> N
     assert len(horizontal(figure, 1)) == 5
 
 
-def test_a_tree_without_merges_is_drawn_too() -> None:
+def test_tree_without_merges_is_drawn() -> None:
     assert len(horizontal(merge_tree({"local.q": [0, 1]}, {}, title="tree"), 0)) == 2

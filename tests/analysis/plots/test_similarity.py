@@ -35,7 +35,7 @@ def test_layers_without_pairs_are_drawn_empty(pair: tuple[Similarity, Similarity
     bars_within(mine, random, title="within").canvas.draw()
 
 
-def test_maps_stand_above_those_of_random_factors(pair: tuple[Similarity, Similarity]) -> None:
+def test_maps_stand_above_random_ones(pair: tuple[Similarity, Similarity]) -> None:
     figure = maps_across(*pair, title="across")
     grid = [axis for axis in figure.axes if axis.images]
     assert len(grid) == 2 * len(MEASURES)

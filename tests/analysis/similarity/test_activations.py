@@ -20,7 +20,7 @@ def documents(*lengths: int) -> list[torch.Tensor]:
     return [torch.randint(3, 64, (length,), generator=generator) for length in lengths]
 
 
-def test_similarity_of_outputs_is_that_of_the_materialised_outputs(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_similarity_equals_that_of_materialised_outputs(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     randomise(attach(model, BiShareConfig(size=8)))
     adapter = model.bishare
@@ -44,7 +44,7 @@ def test_similarity_of_outputs_is_that_of_the_materialised_outputs(tiny_model: C
     assert maps.cka[0, 2].item() == pytest.approx(reference.linear_cka(*pair), abs=1e-4)
 
 
-def test_within_a_layer_all_outputs_are_comparable_over_the_tokens(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_outputs_within_a_layer_are_comparable(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     randomise(attach(model, BiShareConfig(size=8)))
     measured = similarity(outputs_of_updates(model, documents(9)))

@@ -33,7 +33,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=["spread", "shape", "mean", "wide"])
-def test_entropies_and_mutual_information_are_those_of_the_definition(pair: tuple[Factors, Factors]) -> None:
+def test_entropies_follow_the_definition(pair: tuple[Factors, Factors]) -> None:
     x, y = (moments(factors) for factors in pair)
     X, Y = ((factors.B @ factors.A).numpy() for factors in pair)
     assert entropy(x) == pytest.approx(reference.entropy(X), rel=1e-9)
@@ -42,18 +42,18 @@ def test_entropies_and_mutual_information_are_those_of_the_definition(pair: tupl
     assert abs(relative_mutual_information(x, y) - expected) < 1e-9
 
 
-def test_independent_updates_of_equal_spread_have_mutual_information_one() -> None:
+def test_equal_spread_has_mutual_information_one() -> None:
     x, y = (moments(update(8, 400, 300, scale=1e-3 / math.sqrt(8))) for _ in range(2))
     assert relative_mutual_information(x, y) == pytest.approx(1.0, abs=0.005)
 
 
 @pytest.mark.parametrize("ratio", [2, 3, 4])
-def test_independent_updates_of_unequal_spread_have_a_little_less(ratio: int) -> None:
+def test_unequal_spread_has_less_mutual_information(ratio: int) -> None:
     x, y = (moments(update(8, 400, 300, scale=s * 1e-3 / math.sqrt(8))) for s in (1, ratio))
     assert 0.94 <= relative_mutual_information(x, y) <= 0.96
 
 
-def test_the_moments_of_a_union_are_those_of_all_entries() -> None:
+def test_moments_of_a_union_are_exact() -> None:
     parts = [update(3, 10, 5, scale=1.0), update(2, 4, 9, scale=2.0)]
     entries = torch.cat([(part.B @ part.A).flatten() for part in parts])
     together = union(moments(part) for part in parts)
@@ -61,7 +61,7 @@ def test_the_moments_of_a_union_are_those_of_all_entries() -> None:
     assert together.variance == pytest.approx(entries.var().item())
 
 
-def test_an_update_of_zeros_has_no_entropy_to_speak_of() -> None:
+def test_zero_update_has_no_entropy() -> None:
     zero, other = Moments(10, 0.0, 0.0), Moments(10, 1.0, 5.0)
     assert entropy(zero) == -math.inf
     assert math.isnan(relative_mutual_information(zero, other))

@@ -28,7 +28,7 @@ def all_pairs(found: list[Factors], measure: Callable[..., float]) -> np.ndarray
 
 
 @pytest.mark.parametrize("ranks", [[4, 4, 4], [1, 6, 3], [40, 40, 40]], ids=["equal", "unequal", "large"])
-def test_every_measure_is_that_of_the_definition(ranks: list[int]) -> None:
+def test_every_measure_follows_its_definition(ranks: list[int]) -> None:
     found = updates(ranks)
     measured = compare(found)
     np.testing.assert_allclose(measured.cosine, all_pairs(found, reference.cosine), rtol=0, atol=1e-9)
@@ -42,12 +42,12 @@ def test_moments_are_those_of_the_entries() -> None:
         assert of_update.variance == pytest.approx((update.B @ update.A).var().item(), rel=1e-9)
 
 
-def test_cka_compares_updates_of_other_outputs_that_read_one_input() -> None:
+def test_cka_compares_updates_of_one_input() -> None:
     found = [updates([4], n_out=n_out)[0] for n_out in (20, 9, 50)]
     np.testing.assert_allclose(linear_cka(found), all_pairs(found, reference.linear_cka), rtol=0, atol=1e-9)
 
 
-def test_cka_does_not_see_a_rotation_of_the_outputs_or_a_scale() -> None:
+def test_cka_ignores_rotations_and_scales() -> None:
     (update,) = updates([4])
     rotation, _ = torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64))
     measured = compare([update, Factors(update.A, 3 * rotation @ update.B)])
@@ -55,7 +55,7 @@ def test_cka_does_not_see_a_rotation_of_the_outputs_or_a_scale() -> None:
     assert measured.cosine[0, 1].abs().item() < 0.9
 
 
-def test_only_the_raw_distance_depends_on_the_basis_of_the_rank_space() -> None:
+def test_only_raw_distance_depends_on_the_basis() -> None:
     first, second = updates([4, 4])
     basis = torch.randn(4, 4, dtype=torch.float64)
     turned = Factors(torch.linalg.solve(basis, second.A), second.B @ basis)
@@ -65,7 +65,7 @@ def test_only_the_raw_distance_depends_on_the_basis_of_the_rank_space() -> None:
     assert (after.l2 - before.l2).abs().max() > 1
 
 
-def test_under_one_a_the_distances_are_those_that_merging_compares() -> None:
+def test_distances_under_one_a_are_those_of_merging() -> None:
     first, *others = updates([4, 4, 4])
     same_a = [Factors(first.A, update.B) for update in (first, *others)]
     B = torch.stack([update.B for update in same_a])
@@ -74,13 +74,13 @@ def test_under_one_a_the_distances_are_those_that_merging_compares() -> None:
     torch.testing.assert_close(measured.l2, merging.distances(B, "l2"))
 
 
-def test_relative_distance_is_zero_between_equals_and_two_between_opposites() -> None:
+def test_relative_distance_runs_from_zero_to_two() -> None:
     (update,) = updates([4])
     relative = geometry.relative_distance(compare([update, update, Factors(update.A, -update.B)]).inner)
     assert relative[0, 1].item() == pytest.approx(0.0, abs=1e-6)
     assert relative[0, 2].item() == pytest.approx(2.0)
 
 
-def test_a_gram_matrix_is_the_same_in_halves() -> None:
+def test_gram_matrix_is_equal_in_halves() -> None:
     rows = torch.randn(301, 40, dtype=torch.float64)
     torch.testing.assert_close(geometry._gram(rows), rows @ rows.T)

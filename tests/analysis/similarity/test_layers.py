@@ -13,7 +13,7 @@ from tests.analysis.similarity.updates import LAYERS, SHAPES, matrices, slot, up
 from tests.reference import similarity_reference as reference
 
 
-def test_the_maps_of_a_kind_compare_its_layers() -> None:
+def test_maps_of_a_kind_compare_its_layers() -> None:
     found = updates()
     of = matrices(found)
     maps = similarity(found).across["down"]
@@ -26,7 +26,7 @@ def test_the_maps_of_a_kind_compare_its_layers() -> None:
             assert maps.effective[i, j].item() == pytest.approx(reference.distance(*pair), abs=1e-7)
 
 
-def test_whole_layers_are_compared_as_one_long_vector() -> None:
+def test_whole_layers_compare_as_one_vector() -> None:
     found = updates()
     of = matrices(found)
     long = {layer: np.concatenate([of[layer, kind].flatten() for kind in SHAPES]) for layer in LAYERS}
@@ -39,7 +39,7 @@ def test_whole_layers_are_compared_as_one_long_vector() -> None:
     assert maps.cka[0, 2].item() == pytest.approx(np.mean(ckas), abs=1e-9)
 
 
-def test_within_a_layer_all_pairs_are_averaged_and_cka_where_the_inputs_agree() -> None:
+def test_pairs_within_a_layer_are_averaged() -> None:
     found = updates()
     of = matrices(found)
     measured = similarity(found)
@@ -49,7 +49,7 @@ def test_within_a_layer_all_pairs_are_averaged_and_cka_where_the_inputs_agree() 
     assert measured.entropy[2, "q"] == pytest.approx(reference.entropy(of[2, "q"]))
 
 
-def test_a_layer_that_lacks_a_kind_or_has_another_shape_leaves_its_cells_empty() -> None:
+def test_missing_or_unlike_kinds_leave_empty_cells() -> None:
     found = {slot: update for slot, update in updates().items() if (slot.layer, slot.kind) != (2, "k")}
     found[slot(7, "k", 12, 9)] = Factors(torch.randn(3, 12), torch.randn(9, 3))
     maps = similarity(found).across["k"]
@@ -62,13 +62,13 @@ def test_a_layer_that_lacks_a_kind_or_has_another_shape_leaves_its_cells_empty()
     assert not torch.isnan(maps.rmi[0, 3]), "entropies need no common shape"
 
 
-def test_an_adapter_with_one_update_in_a_layer_has_no_pair_within_it() -> None:
+def test_one_update_makes_no_pair() -> None:
     found = {slot: update for slot, update in updates().items() if slot.kind == "q"}
     measured = similarity(found)
     assert all(math.isnan(mean) for mean in (*measured.within_rmi.values(), *measured.within_cka.values()))
 
 
-def test_a_progress_bar_hears_of_every_kind_and_layer() -> None:
+def test_progress_counts_every_kind_and_layer() -> None:
     steps: list[None] = []
     similarity(updates(), after_each=lambda: steps.append(None))
     assert len(steps) == num_steps(updates()) == 6

@@ -76,6 +76,7 @@ def test_published_scores_belong_to_hub_data(data: str | None, tmp_path: Path) -
     adapter = config.build([Slot(name="0.q", layer=0, kind="q", in_features=8, out_features=8)])
     save_adapter(adapter, tmp_path / "adapter")
     (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
     local = data is not None
     names = SUITE.rows.values() if local else SUITE.rows
     results = {

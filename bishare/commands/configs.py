@@ -1,4 +1,4 @@
-"""``configs``: lists the configurations and parts that come with the project, and copies one to be changed."""
+"""``configs``: lists the shipped configurations and parts, and copies a file for changes."""
 
 import argparse
 import re
@@ -14,18 +14,18 @@ from bishare.shipped import shipped_folder
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
-    """List the shipped files, or copy one.
+    """List the shipped files, or copy a file.
 
     Raises:
-        UserError: No shipped file has that name, or the copy would replace a file.
+        UserError: No shipped file has the name, or the copy would replace a file.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m bishare {command}",
-        description="List the configurations and parts that come with bishare, or copy one with all parts that it "
-        "names. No file is replaced.",
+        description="List the configurations and parts that come with bishare, or copy a file with all its parts. No "
+        "file is replaced.",
         allow_abbrev=False,
     )
-    parser.add_argument("name", nargs="?", help="What to copy, as the list names it.")
+    parser.add_argument("name", nargs="?", help="The file to copy, by its name in the list.")
     parser.add_argument("--out", type=Path, default=Path(FOLDER), help=f"The folder to copy to ({FOLDER}).")
     given = parser.parse_args(list(arguments))
     if given.name is None:
@@ -35,7 +35,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def listing() -> Iterator[str]:
-    """Names with the sentences that the files begin with: first those to run, by command, then the parts by folder."""
+    """Names with the first sentence of each file: runnable files by command, then parts by folder."""
     names = shipped_names()
     width = max(map(len, names))
     groups: dict[str, list[str]] = {}
@@ -44,21 +44,21 @@ def listing() -> Iterator[str]:
         groups.setdefault(_heading(name, file), []).append(line)
     for heading in sorted(groups, key=lambda heading: heading.startswith("parts")):
         yield "\n".join([heading, *groups[heading]])
-    yield f"`python -m bishare configs NAME` copies a file and the parts that it names to {FOLDER}/, to be changed."
+    yield f"`python -m bishare configs NAME` copies a file and its parts to {FOLDER}/, to be changed."
 
 
 def opening(file: Path) -> str:
-    """The sentence that a file begins with; of an architecture, the base."""
+    """The first sentence of a file; for an architecture, the base."""
     if file.suffix == ".json":
         return f"architecture of {file.stem.replace('--', '/')}"
     return file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
 
 
 def copy(name: str, out: Path) -> None:
-    """Copy a shipped file and the parts that it names, each to its place below ``out``; parts that are there stay.
+    """Copy a shipped file and all its parts below ``out``, in the same folders; existing parts stay.
 
     Raises:
-        UserError: No shipped file has that name, or ``out`` has the file already.
+        UserError: No shipped file has the name, or ``out`` has the file already.
     """
     source = find_shipped(name)
     if source is None:
@@ -67,7 +67,7 @@ def copy(name: str, out: Path) -> None:
     for file in map(Path.resolve, files_of(source)):
         target = out / file.relative_to(shipped_folder(FOLDER))
         if target in copied:
-            continue  # two files may name one part
+            continue  # two files may share a part
         copied.add(target)
         if target.exists() and len(copied) == 1:
             raise UserError(f"{target} is there already and stays as it is; choose another folder with --out.")

@@ -20,7 +20,7 @@ def explain(message: str, arguments: Sequence[str], known_keys: Collection[str])
         known_keys: Every key of the command, dotted.
     """
     files: list[Path] = []
-    for name in _config_arguments(arguments):
+    for name in config_arguments(arguments):
         files += files_of(Path(name))
     return (
         _broken_file(message, files)
@@ -102,7 +102,7 @@ def _begins_known_key(key: str, known_keys: Collection[str]) -> bool:
     return any(f"{known}.".startswith(f"{key}.") for known in known_keys)
 
 
-def _config_arguments(arguments: Sequence[str]) -> Iterator[str]:
+def config_arguments(arguments: Sequence[str]) -> Iterator[str]:
     """The files given with --config."""
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if before in ("--config", "-c"):

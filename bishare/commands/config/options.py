@@ -15,18 +15,21 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def parse_options(options: type[T], command: str, arguments: Sequence[str], *, description: str) -> T:
-    """The options as they were given.
+    """Parse the options of a command line.
 
     Args:
         options: A dataclass.
-        command: Name of the command, for its help.
-        arguments: Of the command line.
-        description: What the command does, for its help.
+        command: Name of the command, for the help.
+        arguments: The command line after the command's name.
+        description: Purpose of the command, for the help.
+
+    Returns:
+        An instance of ``options``.
 
     Raises:
         UserError: For every mistake in the arguments.
     """
-    # An exception instead of usage, tip and exit: it becomes one line.
+    # An exception instead of usage, tip and exit becomes a single line.
     parser = ArgumentParser(
         prog=f"python -m bishare {command}", description=description, exit_on_error=False, default_env=False
     )

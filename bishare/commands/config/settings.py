@@ -1,7 +1,7 @@
-"""What a configuration says, read without Lightning, whose import takes longer than all the rest.
+"""Reads a configuration without Lightning, since the import of Lightning takes longer than all the rest.
 
-The model's part is checked by jsonargparse like that of ``fit``; trainer and data are read as plain mappings, in the
-same order: the files, later ones over earlier ones, then the command line.
+jsonargparse checks the section model as for ``fit``. Trainer and data are read as plain mappings in the same order:
+the files, later files over earlier files, then the command line.
 """
 
 from argparse import ArgumentError
@@ -15,14 +15,14 @@ from jsonargparse import ArgumentParser
 
 from bishare.adapters.base import AdapterConfig
 from bishare.adapters.registry import config_classes
-from bishare.commands.config.messages import explain
+from bishare.commands.config.messages import config_arguments, explain
 from bishare.commands.config.trees import load, names_part, overlay
 from bishare.errors import UserError
 from bishare.models.dtypes import DtypeChoice
 
 SECTIONS = ("trainer", "data")
 CLASSIFICATION = "ClassificationData"
-"""The data module (it inherits from Lightning) of models that classify."""
+"""Name of the data module for classifiers; the class inherits from Lightning and is not imported here."""
 
 
 class ModelSettings:
@@ -91,20 +91,18 @@ def read_settings(arguments: Sequence[str]) -> Settings:
 
 
 def is_classification(arguments: Sequence[str]) -> bool:
-    """Whether the data of a command line are sentences to classify, which decides what is built around the base."""
+    """Whether the data of a command line are sentences to classify: then the base gets a classification head."""
     try:
         ours, theirs = _split(arguments)
-        given = [value for before, value in zip(["", *theirs], theirs, strict=False) if before in ("--config", "-c")]
-        given += [value.removeprefix("--config=") for value in theirs if value.startswith("--config=")]
-        files = [Path(file) for file in given]
+        files = [Path(name) for name in config_arguments(theirs)]
         data = _section("data", files, [load(file) for file in files], ours)
     except UserError:
-        return False  # it is said when all arguments are parsed
+        return False  # the same error comes again when all arguments are parsed
     return str(data.get("class_path", "")).rpartition(".")[2] == CLASSIFICATION
 
 
 def _parser() -> ArgumentParser:
-    # An exception instead of usage, tip and exit: it becomes one line.
+    # An exception instead of usage, tip and exit becomes a single line.
     parser = ArgumentParser(
         prog="python -m bishare plan",
         description="Count parameters and estimate memory and files before anything is downloaded.",
@@ -122,7 +120,11 @@ def _parser() -> ArgumentParser:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """The options of trainer and data as (key, value), and all other arguments."""
+    """The options of trainer and data as (key, value), and all further arguments.
+
+    Raises:
+        UserError: An option of trainer or data has no value.
+    """
     ours: list[tuple[str, str]] = []
     theirs: list[str] = []
     rest = iter(arguments)
@@ -141,6 +143,14 @@ def _split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:
 def _section(
     name: str, files: Sequence[Path], trees: Sequence[Mapping[str, Any]], options: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
+    """A section as a mapping, from files and options.
+
+    Args:
+        name: ``trainer`` or ``data``.
+        files: The configuration files.
+        trees: Their content.
+        options: Options of all sections as (key, value).
+    """
     section: dict[str, Any] = {}
     for file, tree in zip(files, trees, strict=True):
         section = overlay(section, _part(tree.get(name), file.parent))
@@ -152,7 +162,7 @@ def _section(
             section = overlay(section, _part(yaml.safe_load(text), Path()))
             continue
         if name == "data" and path[0] not in ("class_path", "init_args"):
-            path = ["init_args", *path]  # the short form
+            path = ["init_args", *path]  # --data.batch_size is short for --data.init_args.batch_size
         section = overlay(section, _nested(path, yaml.safe_load(text)))
     return section
 
@@ -167,13 +177,15 @@ def _part(node: Any, folder: Path) -> dict[str, Any]:
 
 
 def _nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    """``{"a": {"b": value}}`` for the path a, b."""
     for key in reversed(path):
         value = {key: value}
     return cast(dict[str, Any], value)
 
 
 def _users_mistake(error: BaseException) -> BaseException:
-    return next((e for e in _causes(error) if isinstance(e, UserError)), error)
+    """The UserError among the causes of an error, or the error itself."""
+    return next((cause for cause in _causes(error) if isinstance(cause, UserError)), error)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

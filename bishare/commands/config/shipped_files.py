@@ -1,7 +1,7 @@
 """Finds the configuration files of a command line: in the working folder, or else among the shipped files.
 
-``--config llama7b``, ``--config llama7b.yaml`` and ``--config configs/llama7b.yaml`` name the same shipped file. The
-comparisons in ``configs/compare`` may be named without their folder where ``compare`` reads them.
+``--config llama7b``, ``--config llama7b.yaml`` and ``--config configs/llama7b.yaml`` name the same shipped file. For
+``compare`` the folder of ``configs/compare`` may be left out.
 """
 
 import difflib
@@ -18,10 +18,10 @@ OPTIONS = ("--config", "-c", "--over")
 
 
 def with_shipped(command: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments of a command, with the path of a shipped file for each name that the working folder lacks.
+    """Replace the names of shipped files among a command's arguments by paths; files of the working folder win.
 
     Raises:
-        UserError: There is no such file in either place.
+        UserError: A file is in neither place.
     """
     found = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -36,11 +36,11 @@ def with_shipped(command: str, arguments: Sequence[str]) -> list[str]:
 
 
 def find_shipped(name: str, folder: str = "") -> Path | None:
-    """The shipped file that a name stands for; None where there is none.
+    """The shipped file of a name; None for an unknown name.
 
     Args:
         name: ``llama7b``, ``adapter/lora.yaml`` or ``configs/compare/ranks.yaml``, for example.
-        folder: A folder below ``configs/`` that the name may leave out.
+        folder: A folder below ``configs/`` that may be left out of the name.
     """
     root = shipped_folder(FOLDER)
     for path in _spellings(name.removeprefix(f"{FOLDER}/"), folder):
@@ -60,11 +60,11 @@ def shipped_names() -> dict[str, Path]:
 
 
 def nearest(name: str, folder: str | None = None) -> str:
-    """Where to look for a name that no shipped file has: names like it, and the list.
+    """Advice for an unknown name: similar names, and the command that lists all.
 
     Args:
-        name: As the user wrote it.
-        folder: The folder below ``configs/`` of the files that will do; None for all of them.
+        name: The name as written by the user.
+        folder: Folder below ``configs/`` to which the similar names are limited; None for all folders.
     """
     by_stem: dict[str, list[str]] = {}
     for shipped, file in shipped_names().items():
@@ -78,9 +78,14 @@ def nearest(name: str, folder: str | None = None) -> str:
 
 
 def _locate(name: str, command: str, option: str) -> str:
-    """The file that the value of an option stands for."""
+    """Path of the file in an option's value.
+
+    Raises:
+        UserError: The file is neither in the working folder nor shipped.
+    """
+    # Settings in place of a file are left to the command.
     if name in ("", "-") or "\n" in name or "{" in name or ": " in name:
-        return name  # the settings themselves, for the command to read or refuse
+        return name
     if Path(name).expanduser().is_file():
         return name
     folder = _folder(command, option)
@@ -94,14 +99,14 @@ def _locate(name: str, command: str, option: str) -> str:
 
 
 def _folder(command: str, option: str) -> str:
-    """The folder below ``configs/`` of the files that an option takes."""
+    """Folder below ``configs/`` with the files of an option."""
     if option == "--over":
         return "compare/over"
     return "compare" if command == "compare" else ""
 
 
 def _spellings(name: str, folder: str) -> Iterator[Path]:
-    """The files that a name may mean, relative to a folder of configurations."""
+    """Possible files of a name, relative to a folder of configurations."""
     file = Path(name if name.endswith(PART_ENDINGS) else f"{name}.yaml")
     if folder:
         yield folder / file

@@ -1,4 +1,4 @@
-"""Configurations as plain trees: the files that they name are read, and one tree is laid over another."""
+"""Configurations as plain trees: parts are read from their files, and trees are laid over each other."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,19 +10,19 @@ from bishare.errors import UserError
 
 PART_ENDINGS = (".yaml", ".yml", ".json")
 ROWS = "path"
-"""Key of the data modules for a file of rows, possibly in JSON too."""
+"""Key of the data modules for a file of rows; the file may end in ``.json`` and is no part."""
 
 
 def names_part(value: Any, key: str = "") -> bool:
-    """Whether the value of ``key`` is the name of a part: a file of settings that stands for its content."""
+    """Whether the value of ``key`` is the name of a part: a file of settings."""
     return isinstance(value, str) and value.endswith(PART_ENDINGS) and key != ROWS
 
 
 def load(file: Path) -> dict[str, Any]:
-    """The settings of a file as they stand.
+    """The settings of a file, with parts as names.
 
     Raises:
-        UserError: It cannot be read, is no YAML or holds no settings.
+        UserError: The file cannot be read, is no YAML or holds no settings.
     """
     try:
         tree = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -36,12 +36,12 @@ def load(file: Path) -> dict[str, Any]:
 
 
 def read_tree(file: Path) -> dict[str, Any]:
-    """The settings of a file, with the parts that it names in their places; errors as for :func:`load`."""
+    """The settings of a file, with the content of every part in the place of the name; errors as for :func:`load`."""
     return {key: _with_parts(value, file.parent, str(key)) for key, value in load(file).items()}
 
 
 def _with_parts(node: Any, folder: Path, key: str = "") -> Any:
-    """The value of ``key`` with the content of each part in the place of its name, relative to ``folder``."""
+    """The value of ``key`` with the content of every part, read relative to ``folder``."""
     if names_part(node, key):
         return read_tree(folder / node)
     if isinstance(node, dict):
@@ -52,7 +52,7 @@ def _with_parts(node: Any, folder: Path, key: str = "") -> Any:
 
 
 def files_of(file: Path) -> Iterator[Path]:
-    """A configuration file, then the parts that it names, each with its own; missing files are left out."""
+    """A configuration file and all parts, also parts of parts; missing files are left out."""
     if not file.is_file():
         return
     yield file
@@ -62,7 +62,7 @@ def files_of(file: Path) -> Iterator[Path]:
 
 
 def entries(node: Any) -> Iterator[tuple[str, Any]]:
-    """Every key of a tree of mappings and lists, with its value."""
+    """Every key of a tree of mappings and lists, with the value."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield str(key), value
@@ -73,7 +73,7 @@ def entries(node: Any) -> Iterator[tuple[str, Any]]:
 
 
 def load_or_none(file: Path) -> Any:
-    """The content of a file; None if it cannot be read or is no YAML."""
+    """The content of a file; None for a file that cannot be read or is no YAML."""
     try:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -81,9 +81,10 @@ def load_or_none(file: Path) -> Any:
 
 
 def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` over ``below``, both unchanged: mappings are merged, ``key+`` appends to a list, all else replaces.
+    """Lay ``above`` over ``below``; both stay unchanged.
 
-    A mapping that names another class than the one below it replaces that one.
+    Mappings are merged, ``key+`` appends to a list, and all else replaces. A mapping with a new ``class_path`` replaces
+    the arguments of the old class.
     """
     result = dict(below)
     if "class_path" in above and above["class_path"] != below.get("class_path"):
@@ -99,4 +100,6 @@ def overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""What ``analyze`` finds out about an adapter."""
+"""The measures of ``analyze`` on an adapter, and on a text with the adapter's base model."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,37 +31,38 @@ from bishare.models.packed_attention import use_packed_attention
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What to look at."""
+    """The adapter to look at, a second adapter, and a text."""
 
     adapter: str
     """Folder of the adapter."""
     against: str | None = None
-    """Folder of another adapter of the same base, to be compared weight by weight."""
+    """Folder of a second adapter of the same base, to be compared weight by weight."""
     out: str | None = None
     """Folder for analysis.json and the pictures; by default ``analysis`` beside the adapter's folder."""
     data: str | None = None
-    """Text for what the updates add to activations, and for the loss with levels switched off: rows as for training in
-    a file, a folder or on the hub. The base model is loaded only for this."""
+    """Text for the similarity of the updates' outputs, and for the loss with levels switched off: rows as for training
+    in a file, a folder or on the hub. The base model is loaded only with a text."""
     num_rows: int = 32
-    """Rows of ``data`` to read, the first ones."""
+    """Rows of ``data`` to read, counted from the first."""
     max_length: int = 256
     """Tokens of each row."""
     prompt: Prompt = "alpaca"
     """Wording of an instruction, as in training: ``alpaca`` or ``chat``."""
     base: str | None = None
-    """Where the base model is, if not where the adapter's file says."""
+    """Path or name of the base model, if the adapter's file names an outdated place."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Type of its weights; by default float32 on a CPU and bfloat16 elsewhere."""
+    """Type of the base model's weights; by default float32 on a CPU and bfloat16 elsewhere."""
 
     def __post_init__(self) -> None:
         for name, least in {"num_rows": 1, "max_length": 2}.items():
-            if (value := getattr(self, name)) < least:
+            value = getattr(self, name)
+            if value < least:
                 raise UserError(f"{name} is {value}; it must be at least {least}.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beside:
-    """A similarity, and that of random factors of the same spread."""
+    """Similarity of an adapter, and similarity of random factors of the same spread."""
 
     mine: Similarity
     random: Similarity
@@ -69,7 +70,7 @@ class Beside:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """Everything that the command found."""
+    """All measures of an adapter."""
 
     adapter: str
     against: str | None
@@ -81,7 +82,7 @@ class Analysis:
     norm_shares: Mapping[str, Mapping[Slot, float]]
     updates: Beside
     outputs: Beside | None
-    """Of the updates' outputs on the given text."""
+    """Similarity of the updates' outputs on the given text."""
     losses: LevelLosses | None
     differences: Differences | None
 
@@ -90,29 +91,30 @@ def analyze(options: Options, progress: Progress | None = None) -> Analysis:
     """Look inside an adapter.
 
     Args:
-        options: What to look at.
-        progress: Shows how far it is.
+        options: The adapter, a second adapter, and a text.
+        progress: A bar to advance.
 
     Raises:
         UserError: An adapter can't be read, was never trained or belongs to another base; or as :func:`read_text`.
     """
     file, adapter = read_adapter(options.adapter), read_whole_adapter(options.adapter)
     levels, ranks = updates_by_level(adapter), measure_levels(adapter)
-    if all(rank.norm == 0 for slots in ranks.values() for rank in slots.values()):
-        raise UserError(f"{options.adapter} is zero in every weight: it was never trained; there is nothing to see.")
+    if not any(map(_has_update, ranks.values())):
+        raise UserError(f"{options.adapter} is zero in every weight: the adapter is untrained; train it first.")
     whole = levels.get(WHOLE) or next(iter(levels.values()))
     differences = None
     if options.against is not None:
-        other = read_whole_adapter(options.against)
-        with torch.no_grad():
-            theirs = {slot: other.factors(slot) for slot in other.slots}
-        differences = compare_adapters(whole, theirs)
-    model, examples = _model_and_text(options, file) if options.data is not None else (None, None)
-    num_total = 2 * num_steps(whole) * (1 if model is None else 2) + (0 if model is None else num_passes(adapter))
+        differences = _differences(whole, options.against)
+    num_total = 2 * num_steps(whole)
+    on_text = None
+    if options.data is not None:
+        on_text = _model_and_text(options, file)
+        num_total += 2 * num_steps(whole) + num_passes(adapter)
     after_each = _steps(progress, num_total)
     updates = _beside(whole, after_each)
     outputs = losses = None
-    if model is not None and examples is not None:
+    if on_text is not None:
+        model, examples = on_text
         attached = load_adapter(model, options.adapter)
         model.train(False)
         outputs = _beside(outputs_of_updates(model, documents(examples)), after_each)
@@ -133,6 +135,17 @@ def analyze(options: Options, progress: Progress | None = None) -> Analysis:
     )
 
 
+def _has_update(ranks: Mapping[Slot, UpdateRank]) -> bool:
+    return any(rank.norm != 0 for rank in ranks.values())
+
+
+def _differences(mine: Mapping[Slot, Factors], folder: str) -> Differences:
+    other = read_whole_adapter(folder)
+    with torch.no_grad():
+        theirs = {slot: other.factors(slot) for slot in other.slots}
+    return compare_adapters(mine, theirs)
+
+
 def _beside(updates: Mapping[Slot, Factors], after_each: Callable[[], None]) -> Beside:
     return Beside(
         mine=similarity(updates, after_each=after_each),
@@ -141,11 +154,16 @@ def _beside(updates: Mapping[Slot, Factors], after_each: Callable[[], None]) -> 
 
 
 def _model_and_text(options: Options, file: AdapterFile) -> tuple[PreTrainedModel, Examples]:
+    """The base model without the adapter, and the text.
+
+    Raises:
+        UserError: The adapter comes with a head or names no base; or as :func:`read_text`.
+    """
     assert options.data is not None
     check_use(file, options.adapter, "analyze --data")
     base = options.base or file.base
     if not base:
-        raise UserError(f"{options.adapter} does not say what its base is; name it with --base.")
+        raise UserError(f"{options.adapter} does not name its base model; give it with --base.")
     tokenizer = load_tokenizer(base)
     examples = read_text(
         options.data, tokenizer, num_rows=options.num_rows, max_length=options.max_length, prompt=options.prompt
@@ -161,6 +179,8 @@ def _model_and_text(options: Options, file: AdapterFile) -> tuple[PreTrainedMode
 def _losses(
     model: PreTrainedModel, adapter: Adapter, examples: Examples, after_each: Callable[[], None]
 ) -> LevelLosses:
+    """Losses on the examples with levels switched off."""
+
     def loss() -> float:
         value = loss_on(model, examples)
         after_each()
@@ -170,6 +190,7 @@ def _losses(
 
 
 def _steps(progress: Progress | None, total: int) -> Callable[[], None]:
+    """A function that advances a new bar by a step of ``total``."""
     if progress is None:
         return lambda: None
     task = progress.add_task("analyzing", total=total)

@@ -1,7 +1,7 @@
 """``analyze``: looks inside an adapter - similarity, ranks and levels - and writes tables, pictures and JSON.
 
-Zhou et al., "Bi-Share LoRA", ICML 2025, Figures 1, 4 and 5. Everything but what is asked of given text is computed from
-the adapter's file alone, without its base model.
+Zhou et al., "Bi-Share LoRA", ICML 2025, Figures 1, 4 and 5. The base model is read only for measures on a given text;
+all else comes from the adapter's file.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,9 @@ def run(command: str, arguments: Sequence[str]) -> None:
         raise UserError(f"out {out} is a file; name a folder.")
     with _progress() as progress:
         analysis = analyze(options, progress)
-    from bishare.commands.analyze.report import save, show  # matplotlib
+    # matplotlib, which wrong options need not wait for
+    from bishare.commands.analyze.report import save
+    from bishare.commands.analyze.tables import show
 
     show(analysis)
     names = ", ".join(path.name for path in save(analysis, out))

@@ -1,4 +1,4 @@
-"""Text that an adapter is looked at on: rows of a file or the hub as documents, and the loss on their answers."""
+"""Text for ``analyze``: rows of a file or the hub as documents, and the loss on the answers."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -20,21 +20,22 @@ TOKENS_PER_PACK = 1000
 def read_text(
     source: str, tokenizer: PreTrainedTokenizerBase, *, num_rows: int, max_length: int, prompt: Prompt
 ) -> Examples:
-    """The first rows of a source that have a token of an answer within ``max_length``, tokenised as for training.
+    """Tokenise the first rows of a source as for training; rows without a token of the answer are left out.
 
     Args:
         source: A file, a folder or a data set's name on the hub, in any of the formats of training data.
         tokenizer: The base model's.
-        num_rows: At most so many.
-        max_length: Tokens of each.
+        num_rows: The most rows to read.
+        max_length: The most tokens of a row.
         prompt: Wording of an instruction.
 
     Raises:
-        UserError: As ``read_rows``; or no row has such a token.
+        UserError: As ``read_rows``; or no row has a token of the answer within ``max_length``.
     """
     rows = read_rows(source)[:num_rows]
     encoded = encode(tokenizer, rows, prompt=prompt, loss_on="answer", max_length=max_length)
-    if not (examples := [example for example in encoded if count_labels(example)]):
+    examples = [example for example in encoded if count_labels(example)]
+    if not examples:
         raise UserError(
             f"none of the first {len(rows)} rows of {source} has a token of its answer within max_length {max_length}; "
             "raise it."
@@ -60,7 +61,7 @@ def loss_on(model: PreTrainedModel, examples: Examples) -> float:
 
 
 def _packs(examples: Examples) -> Iterator[Pack]:
-    """All examples, in packs of about so many tokens."""
+    """All examples, in packs of about ``TOKENS_PER_PACK`` tokens."""
     indices: list[int] = []
     num_tokens = 0
     for index, length in enumerate(examples.lengths.tolist()):

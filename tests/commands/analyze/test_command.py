@@ -53,7 +53,7 @@ def test_text_adds_losses_and_adapter_adds_distances(kronecker: str, rows: str, 
     [
         (["--adapter", "nowhere"], "nowhere holds no adapter"),
         (["--adapter", "{kronecker}", "--against", "{other}"], "compare adapters of one base"),
-        (["--adapter", "{fresh}"], "was never trained"),
+        (["--adapter", "{fresh}"], "the adapter is untrained"),
         (["--adapter", "{kronecker}", "--data", "nowhere.jsonl"], "nowhere.jsonl does not exist"),
         (["--adapter", "{kronecker}", "--data", "{rows}", "--max_length", "3"], "max_length 3"),
         (["--adapter", "{kronecker}", "--num_rows", "0"], "num_rows is 0"),

@@ -1,8 +1,8 @@
-"""``capacity``: how many adapters of one base fit into a budget of memory, and what it takes to load and switch one.
+"""``capacity``: the number of adapters that fit into a budget of memory, and the time to load and switch an adapter.
 
-Zhou et al., 2025, Figure 6. Bytes are counted from the adapters' shapes and, as far as this machine's memory allows,
-measured by holding that many adapters; no weights of the base are needed. Beside each method's own form stands what an
-export would take: a plain LoRA of the assembled rank in a slot of a rank that vLLM accepts.
+Zhou et al., 2025, Figure 6. Bytes are counted from the adapters' shapes. As far as this machine's memory allows, bytes
+are also measured on real adapters; no weights of the base are needed. Each method's own form stands beside its export:
+a plain LoRA of the assembled rank, in a vLLM slot of an allowed rank.
 """
 
 import json
@@ -17,7 +17,7 @@ from bishare.files import write_text
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
-    """Print how many adapters fit, and write ``capacity.json`` and ``capacity.png``.
+    """Print tables, and write ``capacity.json`` and ``capacity.png``.
 
     Raises:
         UserError: For every mistake in the configuration; the budget is not positive, or smaller than the base.

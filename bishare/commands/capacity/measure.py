@@ -1,4 +1,4 @@
-"""How many adapters of one base fit into a budget of memory: counted, held and timed."""
+"""Counts the adapters of a base that fit into a budget of memory, holds some of them, and times load and switch."""
 
 import statistics
 import sys
@@ -27,73 +27,78 @@ from bishare.serving.batch_factors import BatchFactors, stack_shapes
 from bishare.serving.compact_adapter import FP32, CompactAdapter, Layout
 
 COUNTS = (100, 250, 500, 750, 1000, 1250, 1500)
-"""Numbers of adapters in the table and the plot, as far as the paper's figure goes."""
-
+"""Numbers of adapters in the table and the plot, up to the end of the paper's figure."""
 
 MOST_HELD = 6_000_000_000
-"""Bytes of adapters that are really held at most; and never more than half of the memory that is free."""
-
+"""The most bytes of adapters to hold for a measurement; half of the free memory is the second bound."""
 
 REPEATS = 5
-
+"""Calls of each timed function."""
 
 MIB = 2**20
-
 
 LLAMA_7B = 6_738_415_616
 """Values of the base of the published figure."""
 
-
 PUBLISHED_BASE = 12_914.15 * MIB
-
+"""Bytes of the base in the published figure."""
 
 PUBLISHED = {"LoRA r=8": (53.5 * MIB, 1207), "Bi-Share": (17.4375 * MIB, 3878)}
-"""Bytes of an adapter in the published figure, and how many of them are said to fit. The two numbers are those of two
-different budgets; each is taken as the least one that gives the number."""
+"""Bytes of an adapter in the published figure, and the published number of adapters that fit. The two numbers belong
+to different budgets: the least budget that gives the number is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """One method's adapters on one base."""
+    """Bytes and times of a method's adapters on a base."""
 
     method: str
     num_values: int
     own: int
     """Bytes of an adapter in its own form, in fp32."""
     once: int
-    """Bytes that all its adapters share: VeRA's random pair."""
+    """Bytes in common to all adapters of the method: VeRA's random pair."""
     rank: int
+    """Rank of the export."""
     slot_rank: int | None
-    """The least rank of vLLM that holds the export; None if there is none."""
+    """The least rank of a vLLM slot for the export; None for an export beyond vLLM's ranks."""
     slot: int | None
-    """Bytes of the export in such a slot, in the type of the base."""
+    """Bytes of the export in the slot, in the type of the base."""
     held: Mapping[int, int]
-    """By the number of adapters: how much the process grew when they were really held."""
+    """By number of adapters, the measured growth of the process in bytes."""
     load_ms: float
-    """From the file, in the system's cache, to its own form in memory."""
+    """Milliseconds from the file, in the system's cache, to the own form in memory."""
     switch_ms: float
-    """From its own form to the factors of a batch."""
+    """Milliseconds from the own form to the factors of a batch."""
 
     def memory(self, count: int) -> int:
-        """Bytes of so many adapters, without the base."""
+        """Bytes of ``count`` adapters, without the base."""
         return self.once + count * self.own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that ``capacity`` shows."""
+    """The capacity of a budget for every method."""
 
     base: str
     base_bytes: int
     budgets: Mapping[str, int]
-    """Bytes by name: the one that was asked for, and those of the published numbers where the base is theirs."""
+    """Bytes by name: the given budget; for the base of the published figure also the published budgets."""
     methods: Sequence[Capacity]
     published: bool
-    """Whether the base is that of the published figure."""
+    """Whether the published figure has the same base."""
 
 
 def measure(settings: Settings, *, budget: int) -> Report:
-    """Count, hold and time the adapters of every method on the configuration's base and weights."""
+    """Measure the adapters of every method on the configuration's base and weights.
+
+    Args:
+        settings: The configuration.
+        budget: Bytes for base and adapters.
+
+    Raises:
+        UserError: The budget is not positive or smaller than the base, or the base's architecture is not found.
+    """
     if budget <= 0:
         raise UserError(f"--budget-gb is {budget / 1e9:g}; give the device's memory in 10^9 bytes.")
     config = find_architecture(
@@ -128,28 +133,33 @@ def measure(settings: Settings, *, budget: int) -> Report:
 
 
 def compared(config: AdapterConfig) -> dict[str, AdapterConfig]:
-    """The configured adapter, and every method with its default ranks, on the same weights; nothing is merged."""
+    """The configured adapter and every method with default ranks, on the same weights and without merging."""
     methods: dict[str, AdapterConfig] = {}
     for kind in config_classes().values():
         for label, options in kind.variants().items():
             methods[label] = kind(targets=config.targets, layers=config.layers, **options)
-    known = [{**asdict(other), "dropout": 0, "method": other.method} for other in methods.values()]
-    if {**asdict(config), "dropout": 0, "method": config.method} not in known:
+    if _form(config) not in [_form(other) for other in methods.values()]:
         methods = {"configured": config, **methods}
     return methods
 
 
+def _form(config: AdapterConfig) -> dict[str, Any]:
+    """Method and options without dropout, which takes no memory in serving."""
+    return {**asdict(config), "dropout": 0, "method": config.method}
+
+
 def capacity_of(name: str, adapter: Adapter, slots: Sequence[Slot], *, value_bytes: int) -> Capacity:
-    """Measure one method.
+    """Measure a method.
 
     Args:
-        name: For the table.
-        adapter: On the meta device.
-        slots: The weights it adapts.
-        value_bytes: Bytes of a value of the base, in which exports are served.
+        name: Name in the table.
+        adapter: An adapter of the method on the meta device.
+        slots: The adapted weights.
+        value_bytes: Bytes of a value of the base; exports are served in the same type.
     """
     num_values = adapter.num_parameters()
     owners = [group.owner for group in adapter.mergeable_groups().values()]
+    # Buffers of neither training nor file are the same for all adapters.
     kept = {id(b) for b in (*adapter.training_buffers(), *adapter.file_buffers().values())}
     rank = max(adapter.factors(slot).rank for slot in slots)
     slot_rank = vllm_rank(rank)
@@ -175,9 +185,9 @@ def capacity_of(name: str, adapter: Adapter, slots: Sequence[Slot], *, value_byt
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Median time of several calls in milliseconds, and the last one's result."""
+    """Median time of several calls in milliseconds, and the last result."""
     times = []
-    result = call()
+    result = call()  # the first call, which fills caches, is not timed
     for _ in range(REPEATS):
         start = time.perf_counter()
         result = call()
@@ -187,13 +197,13 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
 
 @torch.no_grad()
 def switch(compact: CompactAdapter, value_bytes: int) -> BatchFactors:
-    """The factors of a batch that has this one adapter."""
+    """Assemble the factors of a batch with this adapter alone."""
     layout = compact.layout
-    stacked = {
-        slot.name: stack_shapes({0: layout.ranks[slot.name]}, 1, slot.in_features, slot.out_features)
-        for slot in layout.slots
-        if slot.name in layout.ranks
-    }
+    stacked = {}
+    for slot in layout.slots:
+        # Weights with a frozen pair have vectors in place of factors.
+        if slot.name in layout.ranks:
+            stacked[slot.name] = stack_shapes({0: layout.ranks[slot.name]}, 1, slot.in_features, slot.out_features)
     dtype = torch.float32 if value_bytes == FP32 else torch.bfloat16
     factors = BatchFactors(1, stacked, shared=True, dtype=dtype, device=torch.device("cpu"))
     values = layout.empty(1)
@@ -204,11 +214,15 @@ def switch(compact: CompactAdapter, value_bytes: int) -> BatchFactors:
 
 
 def hold(compact: CompactAdapter, *, most: int) -> dict[int, int]:
-    """How much the process grows while it comes to hold more and more copies of an adapter, up to ``most`` bytes."""
+    """Hold more and more copies of an adapter, up to ``most`` bytes.
+
+    Returns:
+        By number of copies, the growth of the process in bytes; empty on systems that do not report it.
+    """
     each = compact.values.nbytes + num_bytes(list(compact.owners.values()))
     held: list[tuple[Tensor, ...]] = []
     grown: dict[int, int] = {}
-    return_freed_memory()  # copies would fill what the allocator has kept, and the process not grow
+    return_freed_memory()  # or copies would fill freed memory, and the process would not grow
     start = resident_bytes()
     for count in COUNTS if start else ():
         if count * each > most:
@@ -220,25 +234,30 @@ def hold(compact: CompactAdapter, *, most: int) -> dict[int, int]:
 
 
 def fitting(budget: int, base: int, each: int, once: int = 0) -> int:
-    """How many adapters fit beside the base."""
+    """The number of adapters that fit beside the base.
+
+    Args:
+        budget: Bytes for base and adapters.
+        base: Bytes of the base.
+        each: Bytes of an adapter.
+        once: Bytes in common to all adapters.
+    """
     return max(0, (budget - base - once) // each)
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """The report as plain values, with the numbers that fit."""
+    """The report as plain values, with the numbers of adapters that fit."""
     tree = asdict(report)
     for method, of_method in zip(report.methods, tree["methods"], strict=True):
         of_method["memory"] = {count: report.base_bytes + method.memory(count) for count in COUNTS}
-        of_method["fits"] = {
-            name: fitting(budget, report.base_bytes, method.own, method.once) for name, budget in report.budgets.items()
-        }
-        of_method["fits_as_export"] = {
-            name: None if method.slot is None else fitting(budget, report.base_bytes, method.slot)
-            for name, budget in report.budgets.items()
-        }
+        own, exported = {}, {}
+        for name, budget in report.budgets.items():
+            own[name] = fitting(budget, report.base_bytes, method.own, method.once)
+            exported[name] = None if method.slot is None else fitting(budget, report.base_bytes, method.slot)
+        of_method |= {"fits": own, "fits_as_export": exported}
     if report.published:
-        tree["published_figure"] = {
-            name: {"adapter_bytes": round(size), "fits": count, "base_bytes": round(PUBLISHED_BASE)}
-            for name, (size, count) in PUBLISHED.items()
-        }
+        figure = {}
+        for name, (size, count) in PUBLISHED.items():
+            figure[name] = {"adapter_bytes": round(size), "fits": count, "base_bytes": round(PUBLISHED_BASE)}
+        tree["published_figure"] = figure
     return tree

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def free_bytes() -> int:
-    """Main memory that nothing uses; 0 where the system does not say."""
+    """Unused main memory in bytes; 0 on systems that do not report it."""
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
@@ -15,14 +15,16 @@ def free_bytes() -> int:
 
 
 def return_freed_memory() -> None:
-    """Let the C library give freed memory back to the system, where it can (glibc)."""
+    """Return freed memory to the system, on systems with glibc."""
     gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+    # Other C libraries have no such function.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
         trim(0)
 
 
 def resident_bytes() -> int:
-    """Main memory of this process; 0 where the system does not say."""
+    """Main memory of this process in bytes; 0 on systems that do not report it."""
     try:
         return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:

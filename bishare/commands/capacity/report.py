@@ -1,10 +1,10 @@
-"""The capacity of a budget as a table for a terminal and as a plot."""
+"""The capacity of a budget as tables for a terminal and as a plot."""
 
 import rich
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from bishare.analysis.plots.figure import new_figure
 from bishare.commands.capacity.measure import COUNTS, PUBLISHED, PUBLISHED_BASE, Report, fitting
 from bishare.commands.tables import size, table_of_figures
 
@@ -25,7 +25,7 @@ def show(report: Report) -> None:
 
 
 def own_table(report: Report) -> Table:
-    """How many adapters fit in their own form, and the time to load one and to switch to it."""
+    """Numbers of adapters that fit in their own form, and the times to load and switch."""
     table = table_of_figures("fit, own form", ("values", "fp32", *report.budgets, "load", "switch"))
     for m in report.methods:
         fits = [f"{fitting(budget, report.base_bytes, m.own, m.once):,}" for budget in report.budgets.values()]
@@ -35,7 +35,7 @@ def own_table(report: Report) -> Table:
 
 
 def export_table(report: Report) -> Table:
-    """How many fit as plain LoRAs in vLLM's slots, in the type of the base."""
+    """Numbers of exports that fit in vLLM's slots, as plain LoRAs in the type of the base."""
     table = table_of_figures("fit in vLLM's slots", ("rank", "slot's", "bytes", *report.budgets))
     for m in report.methods:
         if m.slot is None:
@@ -47,7 +47,7 @@ def export_table(report: Report) -> Table:
 
 
 def memory_table(report: Report) -> Table:
-    """GB of N adapters with the base; and, without it, how much the process grew when it held some."""
+    """GB of N adapters with the base; in the last columns adapters alone, counted and measured."""
     table = table_of_figures("GB for N adapters", (*(f"{count:,}" for count in SHOWN), "held", "counted", "measured"))
     for m in report.methods:
         counted = [f"{(report.base_bytes + m.memory(count)) / 1e9:.1f}" for count in SHOWN]
@@ -59,8 +59,7 @@ def memory_table(report: Report) -> Table:
 
 def plot(report: Report) -> Figure:
     """Memory with the base against the number of adapters: counted (lines), measured (dots), published (dashes)."""
-    figure = Figure(figsize=(8.5, 5.0), layout="constrained", dpi=120)
-    FigureCanvasAgg(figure)  # draws without a display and leaves pyplot's state alone
+    figure = new_figure(8.5, 5.0, dpi=120)
     axis = figure.subplots()
     for m in report.methods:
         (line,) = axis.plot(COUNTS, [(report.base_bytes + m.memory(n)) / 1e9 for n in COUNTS], label=m.method)

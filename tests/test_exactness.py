@@ -79,7 +79,7 @@ def train(
 @pytest.mark.parametrize(
     "variant", ["packed", "checkpointed", *(pytest.param(v, marks=needs_compiler) for v in ("compiled", "all"))]
 )
-def test_loss_gradients_and_eight_steps_are_those_of_the_plain_way(
+def test_fast_steps_equal_the_plain_way(
     transform: str, variant: str, tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = adapted(tiny_model, transform)

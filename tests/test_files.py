@@ -34,7 +34,7 @@ def fail_in_a_folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("single_writer", [False, True])
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, single_writer: bool) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path, single_writer: bool) -> None:
     write_text(tmp_path / "a", "old")
     with pytest.raises(RuntimeError, match="half way"):
         fail_half_way(tmp_path / "a", single_writer=single_writer)
@@ -42,7 +42,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, single_writer: bool)
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_failed_rename_leaves_no_temporary_file(tmp_path: Path) -> None:
+def test_failed_rename_leaves_no_temporary_file(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(OSError, match="directory"):
         write_text(tmp_path / "a", "text")
@@ -72,7 +72,7 @@ def test_data_is_on_disk_before_the_rename(tmp_path: Path, monkeypatch: pytest.M
     assert order == ["fsync", "rename", "fsync"]
 
 
-def test_a_single_writer_replaces_what_a_kill_left(tmp_path: Path) -> None:
+def test_single_writer_replaces_leftovers_of_a_kill(tmp_path: Path) -> None:
     (tmp_path / ".a.part").write_text("left by a kill")
     with atomic_file(tmp_path / "a", single_writer=True) as file:
         file.write(b"new")

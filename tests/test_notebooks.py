@@ -67,7 +67,7 @@ def cells_with_pictures(notebook: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_from_top_to_bottom(path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_runs_from_top_to_bottom(path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BISHARE_RUN", str(run_folder))
     notebook = nbformat.read(path, as_version=4)
     committed = cells_with_pictures(notebook)
@@ -76,7 +76,7 @@ def test_a_notebook_runs_from_top_to_bottom(path: Path, run_folder: Path, monkey
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_shows_its_pictures_without_being_run(path: Path) -> None:
+def test_notebook_shows_its_pictures_unrun(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     assert len(cells_with_pictures(notebook)) >= 4
     assert not [

@@ -8,7 +8,7 @@ from bishare import shipped
 from tests.places import CONFIGS, PROJECT
 
 
-def test_a_clone_has_folders_at_its_top() -> None:
+def test_clone_has_folders_at_its_top() -> None:
     assert shipped.shipped_folder("configs") == CONFIGS
     assert shipped.shipped_folder("callbacks") == PROJECT / "callbacks"
 

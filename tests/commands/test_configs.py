@@ -22,7 +22,7 @@ def test_the_list_begins_with_what_runs(capsys: pytest.CaptureFixture[str]) -> N
     assert {"parts, configs/adapter", "parts, configs/base", "parts, configs/data"} <= set(headings[2:])
 
 
-def test_the_list_has_every_file_with_its_sentence() -> None:
+def test_list_has_every_file_with_its_sentence() -> None:
     lines = "\n".join(listing()).splitlines()
     entries = dict(line.strip().split(maxsplit=1) for line in lines if line.startswith("  "))
     assert set(entries) == set(shipped_names())
@@ -32,7 +32,7 @@ def test_the_list_has_every_file_with_its_sentence() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama7b", "configs/smollm2.yaml", "compare/ranks", "adapter/lora"])
-def test_a_copy_has_the_parts_that_it_names(name: str, tmp_path: Path) -> None:
+def test_copy_has_the_parts_it_names(name: str, tmp_path: Path) -> None:
     copy(name, tmp_path)
     file = f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
     assert read_tree(tmp_path / file) == read_tree(CONFIGS / file)
@@ -40,7 +40,7 @@ def test_a_copy_has_the_parts_that_it_names(name: str, tmp_path: Path) -> None:
         assert copied.read_bytes() == (CONFIGS / copied.relative_to(tmp_path)).read_bytes()
 
 
-def test_a_copy_says_how_to_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copy_says_how_to_run_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs", "llama7b", "--out", str(tmp_path / "my configs")]) == 0
     *written, run = capsys.readouterr().out.splitlines()
     assert len(written) == len(list(tmp_path.rglob("*.yaml"))) == 4
@@ -66,6 +66,6 @@ def test_no_file_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert part.read_text() == "devices: 2\n"
 
 
-def test_an_unknown_name_comes_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_name_comes_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs", "vera_r63"]) == 1
     assert "is called vera_r63; did you mean adapter/vera_r64" in capsys.readouterr().err

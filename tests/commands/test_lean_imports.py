@@ -44,12 +44,12 @@ def usual() -> tuple[object, str]:
     return plan("", call="main(sys.argv[1:])")
 
 
-def test_a_process_that_plans_prints_the_same_with_less(usual: tuple[object, str]) -> None:
+def test_planning_process_prints_the_same_with_less(usual: tuple[object, str]) -> None:
     assert usual[1] == " ".join(HEAVY)
     assert plan("", call="main()") == (usual[0], "")
 
 
-def test_what_fails_is_started_over_in_the_usual_way(usual: tuple[object, str]) -> None:
+def test_failing_import_starts_over_as_usual(usual: tuple[object, str]) -> None:
     broken = "import bishare.commands.lean_imports as lean; lean.MODELLING = ('transformers.no_such_module',)"
 
     found, _ = plan(broken, call="main()")

@@ -54,9 +54,7 @@ def config(tmp_path: Path, base: Path, rows: Path) -> Path:
     return path
 
 
-def test_trained_tokens_stand_in_brackets_where_there_is_no_terminal(
-    config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_trained_tokens_stand_in_brackets_without_terminal(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preview", "--config", str(config), "--n", "2"]) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
@@ -73,7 +71,7 @@ def test_trained_tokens_stand_in_brackets_where_there_is_no_terminal(
     assert lines["epoch"].split()[1] == "2"
 
 
-def test_the_devices_of_the_trainer_share_the_step(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_devices_of_the_trainer_share_the_step(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["preview", "--config", str(config), "--trainer.devices", "2"]) == 0
     assert "1 of about 67 tokens on 2 devices" in capsys.readouterr().out
     assert main(["preview", "--config", str(config), "--trainer.devices", "2", "--data.batch_size", "3"]) == 1
@@ -117,7 +115,7 @@ def test_trained_tokens_are_coloured_in_a_terminal(base: Path, rows: Path) -> No
     assert "[[" not in capture.get()
 
 
-def test_parts_add_up_to_the_text_and_the_first_token_is_never_trained(base: Path) -> None:
+def test_parts_add_up_and_first_token_is_untrained(base: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     ids = tokenizer("a 🙂 b")["input_ids"]
     assert list(marked(tokenizer, ids, ids)) == [("a", False), (" 🙂 b", True)]

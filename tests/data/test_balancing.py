@@ -22,7 +22,7 @@ def draws():
 
 
 @pytest.mark.parametrize(("deal", "cost"), [(balance_by_tokens, tokens), (balance_by_padded_tokens, padded_tokens)])
-def test_every_example_is_in_one_pack_none_is_empty_and_the_costliest_comes_first(deal, cost):
+def test_every_example_is_in_one_pack_costliest_first(deal, cost):
     for lengths, num_packs in draws():
         packs = deal(lengths, num_packs)
         assert len(packs) == num_packs
@@ -38,7 +38,7 @@ def test_packs_have_nearly_equal_tokens():
         assert max(costs) - min(costs) <= max(lengths)
 
 
-def test_the_costliest_padded_pack_is_as_small_as_a_cut_by_length_can_make_it():
+def test_costliest_padded_pack_is_as_small_as_possible():
     def best(lengths, num_packs):
         """By trying every cut of the sorted lengths."""
         if num_packs == 1:
@@ -52,7 +52,7 @@ def test_the_costliest_padded_pack_is_as_small_as_a_cut_by_length_can_make_it():
         assert max(padded_tokens(small, pack) for pack in packs) == best(small, few)
 
 
-def test_padded_packs_waste_less_than_packs_dealt_by_tokens():
+def test_padded_packs_waste_less_than_token_packs():
     lengths = [random.Random(index).randint(20, 256) for index in range(64)]
     by_length, by_tokens = balance_by_padded_tokens(lengths, 8), balance_by_tokens(lengths, 8)
     assert sum(padded_tokens(lengths, pack) for pack in by_length) < 0.75 * sum(
@@ -94,7 +94,7 @@ class TestNewTokens:
         order = sorted(range(len(documents)), key=documents.__getitem__)
         return balance_by_new_tokens(lengths, order, num_shared, num_packs, num_devices)
 
-    def test_every_example_is_in_one_pack_none_is_empty_and_the_costliest_comes_first(self):
+    def test_every_example_is_in_one_pack_costliest_first(self):
         for documents, num_packs, num_devices in self.draws():
             packs = self.deal(documents, num_packs, num_devices)
             assert len(packs) == num_packs
@@ -103,7 +103,7 @@ class TestNewTokens:
             costs = [self.new_tokens(documents, pack) for pack in packs]
             assert costs == sorted(costs, reverse=True)
 
-    def test_devices_take_no_longer_than_with_packs_dealt_by_tokens(self):
+    def test_devices_take_no_longer_than_by_tokens(self):
         def time(packs, documents, num_devices):
             costs = sorted((self.new_tokens(documents, pack) for pack in packs), reverse=True)
             return sum(costs[::num_devices])
@@ -123,16 +123,16 @@ class TestNewTokens:
         kinds = [{index % 3 for index in pack} for pack in self.deal(documents, 3)]
         assert sorted(kinds, key=min) == [{0}, {1}, {2}]
 
-    def test_devices_that_would_wait_get_packs_of_like_size(self):
+    def test_waiting_devices_get_packs_of_like_size(self):
         documents = [[1] * 60, [2] * 8 + [3] * 92, [2] * 8 + [4] * 52]
         assert sorted(map(sorted, self.deal(documents, 2, num_devices=1))) == [[0], [1, 2]]
         assert sorted(map(sorted, self.deal(documents, 2, num_devices=2))) == [[0, 2], [1]]
 
-    def test_documents_that_share_nothing_are_dealt_by_tokens(self):
+    def test_unlike_documents_are_split_by_tokens(self):
         documents = [[1] * 60, [2] * 100, [3] * 60]  # a cut between neighbours would make a pack of 160
         assert sorted(map(sorted, self.deal(documents, 2))) == [[0, 2], [1]]
 
-    def test_no_pack_has_all_of_many_documents_that_begin_alike(self):
+    def test_documents_that_begin_alike_spread_over_packs(self):
         alike = [[0] * 200 + [1000 + number] * 5 for number in range(32)]
         documents = [*alike, *([1 + number] * 205 for number in range(32))]
         even = sum(map(len, documents)) / 13

@@ -31,7 +31,7 @@ def load(rows, tokenizer):
     return load
 
 
-def test_the_second_run_reads_what_the_first_one_made(load, folder):
+def test_second_run_reads_what_the_first_made(load, folder):
     first, made = load()
     assert made
     assert any(example.cut for example in first)
@@ -49,7 +49,7 @@ def test_a_damaged_file_is_made_again(load, folder, damage):
     assert load() == (first, False)
 
 
-def test_a_disk_that_cannot_be_written_is_no_error(load, folder):
+def test_unwritable_disk_is_no_error(load, folder):
     folder.write_text("a file where the folder should be")
     assert load()[1]
     assert load()[1]
@@ -60,7 +60,7 @@ def test_few_rows_leave_no_file(tokenizer, rows, folder):
     assert not folder.exists()
 
 
-def test_the_name_depends_on_rows_tokenizer_and_options(tokenizer, tokenizer_with_start, rows):
+def test_name_depends_on_rows_tokenizer_and_options(tokenizer, tokenizer_with_start, rows):
     names = {
         fingerprint(rows, tokenizer, OPTIONS),
         fingerprint(rows, tokenizer_with_start, OPTIONS),

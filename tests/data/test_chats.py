@@ -119,7 +119,7 @@ def test_reasoning_beside_the_content_is_trained() -> None:
         answers("chatml", turns)
 
 
-def test_a_template_that_strips_thoughts_is_refused() -> None:
+def test_template_that_strips_thoughts_is_refused() -> None:
     assert answers("stripping", [THOUGHT[0], {"role": "assistant", "content": "b"}]) == ["b"]
     with pytest.raises(UserError, match="leaves out or rewrites the text 'y' of the last answer"):
         answers("stripping", THOUGHT)
@@ -169,7 +169,7 @@ def test_the_token_behind_answers_ends_them() -> None:
     assert end_tokens(TOKENIZERS["mistral"]) == [0]
 
 
-def test_a_template_comes_from_a_file_or_by_name(tmp_path: Path) -> None:
+def test_template_comes_from_a_file_or_name(tmp_path: Path) -> None:
     tokenizer = build("chatml")
     tokenizer.chat_template = {"default": "a", "tool_use": "b"}
     assert read_template("tool_use", tokenizer) == "b"
@@ -181,7 +181,7 @@ def test_a_template_comes_from_a_file_or_by_name(tmp_path: Path) -> None:
         read_template("nowhere", tokenizer)
 
 
-def test_a_text_of_a_template_gets_no_further_tokens() -> None:
+def test_template_text_gets_no_further_tokens() -> None:
     tokenizer = TOKENIZERS["chatml"]
     ids = encode_prompts(tokenizer, [TemplateText("a"), "a"])["input_ids"]
     assert ids.tolist() == [[0, tokenizer.convert_tokens_to_ids("a")], [1, tokenizer.convert_tokens_to_ids("a")]]

@@ -50,7 +50,7 @@ def build(folder, words, task="mrpc", **options) -> ClassificationData:
     return data
 
 
-def test_a_batch_has_a_label_for_each_row_and_the_steps_number_of_them(folder, words) -> None:
+def test_batch_has_labels_and_the_steps_number(folder, words) -> None:
     data = build(folder, words)
     assert data.steps_per_epoch == 5
     batch = next(iter(data.train_dataloader()))
@@ -60,7 +60,7 @@ def test_a_batch_has_a_label_for_each_row_and_the_steps_number_of_them(folder, w
     assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["token_type_ids"].shape
 
 
-def test_tokens_of_the_second_sentence_are_of_type_one_and_padding_is_masked(folder, words) -> None:
+def test_second_sentence_is_of_type_one(folder, words) -> None:
     data = build(folder, words)
     rows = data.examples
     batch = rows._padded(sorted(range(4), key=lambda i: -rows.lengths[i]))
@@ -78,7 +78,7 @@ def test_scores_are_floats(folder, words) -> None:
     assert set(batch["labels"].tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
 
 
-def test_every_validation_example_comes_once_and_batches_hold_like_lengths(folder, words) -> None:
+def test_every_validation_example_comes_once(folder, words) -> None:
     data = build(folder, words, tokens_per_micro_batch=20)
     batches = list(data.val_dataloader())
     assert len(batches) > 1
@@ -87,7 +87,7 @@ def test_every_validation_example_comes_once_and_batches_hold_like_lengths(folde
     assert widths == sorted(widths, reverse=True)
 
 
-def test_max_examples_are_drawn_by_the_seed_and_long_rows_are_cut(folder, words) -> None:
+def test_seed_draws_examples_and_long_rows_are_cut(folder, words) -> None:
     one, other = (build(folder, words, max_examples=8, seed=seed) for seed in (0, 1))
     assert len(one.examples) == 8
     assert not np.array_equal(one.examples.lengths, other.examples.lengths)
@@ -96,7 +96,7 @@ def test_max_examples_are_drawn_by_the_seed_and_long_rows_are_cut(folder, words)
     assert data.num_cut > 0
 
 
-def test_predict_gives_the_validation_rows_in_order_with_their_labels_as_text(folder, words) -> None:
+def test_predict_gives_validation_rows_in_order(folder, words) -> None:
     data = build(folder, words)
     batch = next(iter(data.predict_dataloader()))
     assert batch["reference"][:2] == ["0", "1"]
@@ -111,13 +111,13 @@ def test_predict_gives_the_validation_rows_in_order_with_their_labels_as_text(fo
         ({"path": "rows.jsonl"}, "give the folder that holds mrpc_train.jsonl"),
     ],
 )
-def test_a_wrong_task_or_path_is_named(folder, words, options, message) -> None:
+def test_wrong_task_or_path_is_named(folder, words, options, message) -> None:
     with pytest.raises(UserError) as error:
         build(options.get("path", folder), words, options.get("task", "mrpc"))
     assert message in str(error.value)
 
 
-def test_a_row_without_a_label_is_named_with_its_file(folder, words) -> None:
+def test_row_without_a_label_is_named(folder, words) -> None:
     path = folder / "mrpc_train.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     lines[6] = json.dumps({"sentence1": "a", "sentence2": "b"}) + "\n"

@@ -25,7 +25,7 @@ def test_braces_in_a_row_are_plain_text(tokenizer):
     assert labelled(tokenizer, encode_one(tokenizer, row)) == "{}</s>"
 
 
-def test_labels_are_the_answer_and_the_end_token(tokenizer):
+def test_labels_are_answer_and_end_token(tokenizer):
     example = encode_one(tokenizer)
     assert labelled(tokenizer, example) == "Blue is a colour.</s>"
     assert example.input_ids[-1] == example.labels[-1] == tokenizer.eos_token_id
@@ -33,7 +33,7 @@ def test_labels_are_the_answer_and_the_end_token(tokenizer):
     assert not example.cut
 
 
-def test_chat_labels_end_with_the_turns_end_token(tokenizer):
+def test_chat_labels_end_with_the_turns_token(tokenizer):
     example = encode_one(tokenizer, WITH_INPUT, prompt="chat")
     assert tokenizer.decode(example.input_ids) == (
         "<|im_start|>user\nTranslate.\n\nGuten Tag<|im_end|>\n<|im_start|>assistant\nGood day<|im_end|>"
@@ -41,7 +41,7 @@ def test_chat_labels_end_with_the_turns_end_token(tokenizer):
     assert labelled(tokenizer, example) == "Good day<|im_end|>"
 
 
-def test_another_opening_than_the_prompts_is_refused(tokenizer):
+def test_unlike_opening_is_refused(tokenizer):
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
@@ -51,7 +51,7 @@ def test_another_opening_than_the_prompts_is_refused(tokenizer):
         tokenizer.chat_template = template
 
 
-def test_chat_template_without_an_end_token_gets_the_tokenizers(tokenizer):
+def test_chat_without_end_token_gets_the_tokenizers(tokenizer):
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = (
@@ -64,13 +64,13 @@ def test_chat_template_without_an_end_token_gets_the_tokenizers(tokenizer):
         tokenizer.chat_template = template
 
 
-def test_answers_of_several_bytes_per_character_are_labelled_whole(tokenizer):
+def test_multibyte_answers_are_labelled_whole(tokenizer):
     row = Row("Écris.", "", "naïve 🙂🙂")
     assert labelled(tokenizer, encode_one(tokenizer, row)) == "naïve 🙂🙂</s>"
     assert labelled(tokenizer, encode_one(tokenizer, row, prompt="chat")) == "naïve 🙂🙂<|im_end|>"
 
 
-def test_an_answer_that_repeats_the_question_is_found_at_its_own_place(tokenizer):
+def test_answer_that_repeats_the_question_is_found(tokenizer):
     row = Row("Say yes", "", "Say yes")
     example = encode_one(tokenizer, row, prompt="chat")
     assert labelled(tokenizer, example) == "Say yes<|im_end|>"
@@ -78,7 +78,7 @@ def test_an_answer_that_repeats_the_question_is_found_at_its_own_place(tokenizer
 
 
 @pytest.mark.parametrize("prompt", ["alpaca", "chat"])
-def test_a_cut_example_has_no_end_token(tokenizer, prompt):
+def test_cut_example_has_no_end_token(tokenizer, prompt):
     whole = encode_one(tokenizer, prompt=prompt)
     cut = encode_one(tokenizer, prompt=prompt, max_length=len(whole.input_ids) - 3)
     assert cut.cut
@@ -97,7 +97,7 @@ def test_a_cut_leaves_no_half_character(tokenizer, loss_on):
         assert len(ids) > max_length - 4
 
 
-def test_a_prompt_that_fills_the_maximum_length_has_no_labels(tokenizer):
+def test_prompt_of_maximum_length_has_no_labels(tokenizer):
     whole = encode_one(tokenizer)
     num_prompt = whole.labels.count(NO_LABEL)
     assert set(encode_one(tokenizer, max_length=num_prompt).labels) == {NO_LABEL}
@@ -114,7 +114,7 @@ def test_loss_on_all_labels_every_token(tokenizer):
     assert example.labels == example.input_ids
 
 
-def test_start_token_is_written_once_and_carries_no_label(tokenizer_with_start):
+def test_start_token_comes_once_without_label(tokenizer_with_start):
     example = encode_one(tokenizer_with_start)
     start = tokenizer_with_start.bos_token_id
     assert example.input_ids[0] == start
@@ -143,12 +143,12 @@ class Slow:
 
 
 @pytest.mark.parametrize("prompt", ["alpaca", "chat"])
-def test_prefix_tokenisation_gives_the_same_labels_as_offsets(tokenizer, rows, prompt):
+def test_prefixes_give_the_labels_of_offsets(tokenizer, rows, prompt):
     options = {"prompt": prompt, "loss_on": "answer", "max_length": 60}
     assert encode(Slow(tokenizer), rows, **options) == encode(tokenizer, rows, **options)
 
 
-def test_prompts_for_generation_are_the_training_prompts_padded_on_the_left(tokenizer_with_start):
+def test_generation_prompts_are_padded_on_the_left(tokenizer_with_start):
     prompts = [render_prompt(tokenizer_with_start, row, "alpaca") for row in (ROW, WITH_INPUT)]
     batch = encode_prompts(tokenizer_with_start, prompts)
     assert batch["input_ids"].shape == batch["attention_mask"].shape
@@ -169,7 +169,7 @@ def spans(tokenizer, example):
     return [tokenizer.decode(run) for run in runs if run]
 
 
-def test_every_answer_of_a_chat_is_labelled_with_its_end_token(tokenizer):
+def test_every_answer_of_a_chat_is_labelled(tokenizer):
     example = encode_one(tokenizer, CHAT)
     assert spans(tokenizer, example) == ["user<|im_end|>", "user user<|im_end|>"]
     text = tokenizer.decode(example.input_ids)
@@ -177,16 +177,16 @@ def test_every_answer_of_a_chat_is_labelled_with_its_end_token(tokenizer):
     assert text.endswith("user user<|im_end|>")
 
 
-def test_a_chat_without_an_answer_has_no_tokens(tokenizer):
+def test_chat_without_an_answer_has_no_tokens(tokenizer):
     assert encode_one(tokenizer, Chat(())).input_ids == []
 
 
-def test_loss_on_all_labels_the_questions_of_a_chat_too(tokenizer):
+def test_loss_on_all_labels_questions_too(tokenizer):
     example = encode_one(tokenizer, CHAT, loss_on="all")
     assert example.labels == example.input_ids
 
 
-def test_a_chat_is_cut_behind_the_last_answer_that_fits_or_inside_it(tokenizer):
+def test_long_chat_is_cut_behind_an_answer(tokenizer):
     whole = encode_one(tokenizer, CHAT)
     first_answer = next(i for i, label in enumerate(whole.labels) if label != NO_LABEL)
     end_of_first = whole.labels.index(tokenizer.convert_tokens_to_ids("<|im_end|>")) + 1
@@ -208,7 +208,7 @@ def test_a_chat_is_cut_behind_the_last_answer_that_fits_or_inside_it(tokenizer):
     assert set(encode_one(tokenizer, CHAT, max_length=first_answer).labels) == {NO_LABEL}
 
 
-def test_a_template_that_closes_turns_with_text_labels_the_answers_alone_and_ends_the_last(tokenizer):
+def test_text_behind_turns_is_not_labelled(tokenizer):
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] | trim }}\n{% endfor %}"
@@ -219,20 +219,20 @@ def test_a_template_that_closes_turns_with_text_labels_the_answers_alone_and_end
         tokenizer.chat_template = template
 
 
-def test_a_completion_has_no_wording_around_it(tokenizer):
+def test_completion_has_no_wording_around_it(tokenizer):
     example = encode_one(tokenizer, Completion("one two", " three"))
     assert tokenizer.decode(example.input_ids) == "one two three</s>"
     assert labelled(tokenizer, example) == " three</s>"
     assert render_prompt(tokenizer, Completion("one two", " three"), "alpaca") == "one two"
 
 
-def test_a_text_is_labelled_whole_but_for_the_start_token(tokenizer, tokenizer_with_start):
+def test_text_is_labelled_but_its_start(tokenizer, tokenizer_with_start):
     assert labelled(tokenizer, encode_one(tokenizer, Text("one two"))) == "one two</s>"
     example = encode_one(tokenizer_with_start, Text("one two"))
     assert example.labels == [NO_LABEL, *example.input_ids[1:]]
 
 
-def test_rows_of_several_forms_are_encoded_as_each_would_be_alone(tokenizer_with_start):
+def test_rows_of_several_forms_are_encoded_alike(tokenizer_with_start):
     template = tokenizer_with_start.chat_template
     try:
         tokenizer_with_start.chat_template = "{{ bos_token }}" + template

@@ -7,7 +7,7 @@ SHORT = Example([5, 6], [NO_LABEL, 6], cut=False)
 LONG = Example(list(range(1, 10)), [NO_LABEL] * 4 + list(range(5, 10)), cut=False)
 
 
-def test_a_batch_is_padded_on_the_right_to_a_multiple_of_eight_the_longest_row_first():
+def test_batch_is_padded_to_multiples_of_eight():
     batch = Examples([SHORT, LONG], pad_token_id=3)[Pack((0, 1), num_step_labels=40)]
     assert batch["input_ids"].tolist() == [[*range(1, 10)] + [3] * 7, [5, 6] + [3] * 14]
     assert batch["attention_mask"].tolist() == [[1] * 9 + [0] * 7, [1] * 2 + [0] * 14]
@@ -16,7 +16,7 @@ def test_a_batch_is_padded_on_the_right_to_a_multiple_of_eight_the_longest_row_f
     assert batch["num_step_labels"] == 40
 
 
-def test_a_pack_without_a_step_makes_a_batch_without_its_labels():
+def test_pack_without_a_step_has_no_count():
     batch = Examples([SHORT, LONG], pad_token_id=0)[Pack((0,))]
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
     assert batch["input_ids"].shape == (1, 8)
@@ -28,7 +28,7 @@ def test_labels_are_counted_after_the_shift():
     assert count_labels(Example([1], [1], cut=False)) == 0
 
 
-def test_padded_examples_are_dealt_by_length_and_packed_ones_by_how_they_begin():
+def test_padded_examples_are_split_by_length():
     def example(first, length):
         return Example([first] * 20 + list(range(100, 80 + length)), [NO_LABEL] * 20 + [1] * (length - 20), cut=False)
 
@@ -39,7 +39,7 @@ def test_padded_examples_are_dealt_by_length_and_packed_ones_by_how_they_begin()
         assert sorted(map(sorted, packs)) == sorted(map(sorted, alike))
 
 
-def test_packs_of_documents_that_begin_alike_are_for_devices_that_need_not_wait():
+def test_packs_that_begin_alike_need_no_waiting():
     rows = [
         Example(ids, [NO_LABEL] * (len(ids) - 1) + ids[-1:], cut=False)
         for ids in ([1] * 60, [2] * 8 + [3] * 92, [2] * 8 + [4] * 52)

@@ -107,7 +107,7 @@ def test_chat_and_sharegpt_train_alike(tmp_path, fit):
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
-def test_a_resumed_stream_ends_as_an_uninterrupted_one(tmp_path, fit):
+def test_resumed_stream_ends_as_the_unbroken_one(tmp_path, fit):
     rows = [{"prompt": f"Count to {n}.", "completion": " ".join(map(str, range(n)))} for n in range(1, 23)]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

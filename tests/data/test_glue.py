@@ -19,7 +19,7 @@ HUB_ROWS = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_row_has_the_hubs_fields_or_sentence1_and_sentence2(name) -> None:
+def test_rows_have_hub_fields_or_two_sentences(name) -> None:
     sentences = ("a", "b")[: len(TASKS[name].fields)]
     own = dict(zip(("sentence1", "sentence2"), sentences, strict=False)) | {"label": 1}
     assert parse_labelled(HUB_ROWS[name], name, "x") == parse_labelled(own, name, "x") == Labelled(sentences, 1.0)

@@ -18,7 +18,7 @@ def test_a_file_becomes_batches(tmp_path, tokenizer, rows):
     assert data.render_prompt("Hi", "you") == "<|im_start|>user\nHi\n\nyou<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_a_missing_file_is_reported_by_setup(tmp_path, tokenizer):
+def test_missing_file_is_reported_by_setup(tmp_path, tokenizer):
     data = InstructionData(str(tmp_path / "none.jsonl"), tokenizer=tokenizer)
     data.prepare_data()
     with pytest.raises(UserError, match="does not exist"):

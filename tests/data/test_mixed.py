@@ -49,7 +49,7 @@ def kinds(data, epoch=0):
     return Counter("chat" if "<|im" in text else "alpaca" if "Instr" in text else "text" for text in texts)
 
 
-def test_an_epoch_has_the_shares_of_the_weights(mix, caplog):
+def test_epoch_has_the_shares_of_the_weights(mix, caplog):
     data = mix([2, 1, 1])
     assert "Mixture: an epoch takes" in caplog.text
     counts = kinds(data)
@@ -63,7 +63,7 @@ def test_without_weights_every_row_comes_once(mix):
     assert kinds(mix([None] * 3)).total() == 160
 
 
-def test_an_epoch_may_be_longer_than_its_sources(mix):
+def test_epoch_may_exceed_its_sources(mix):
     counts = kinds(mix([1, 1, 2], examples_per_epoch=200))
     assert counts == {"alpaca": 50, "text": 50, "chat": 100}
 
@@ -78,7 +78,7 @@ def test_an_epoch_may_be_longer_than_its_sources(mix):
         ([1, 1, 1e-9], {"examples_per_epoch": 50}, r"chat\.jsonl has weight 1e-09, too little for one of 50"),
     ],
 )
-def test_weights_that_make_no_sense_are_refused(mix, weights, options, message):
+def test_impossible_weights_are_refused(mix, weights, options, message):
     with pytest.raises(UserError, match=message):
         mix(weights, **options)
 
@@ -88,7 +88,7 @@ def test_no_sources_are_refused(tokenizer):
         MixedData([], tokenizer=tokenizer)
 
 
-def test_a_source_without_usable_rows_is_named(mix, paths):
+def test_source_without_usable_rows_is_named(mix, paths):
     Path(paths[1]).write_text(json.dumps({"text": ""}) + "\n")
     with pytest.raises(UserError, match=r"text\.jsonl has no rows left to train on"):
         mix([1, 1, 1])

@@ -17,7 +17,7 @@ def shares(order):
     return [int(np.isin(order, source).sum()) for source in sources()]
 
 
-def test_an_epoch_has_each_sources_share_and_the_scarcest_comes_once():
+def test_epoch_has_each_sources_share():
     mixture = Mixture(sources(), [2, 1, 1])
     assert len(mixture) == 44  # 11 is a quarter
     for epoch in range(3):
@@ -25,12 +25,12 @@ def test_an_epoch_has_each_sources_share_and_the_scarcest_comes_once():
     assert len(set(mixture.order(0, 0).tolist())) == 44
 
 
-def test_weights_equal_to_the_sizes_give_every_example_once():
+def test_weights_of_the_sizes_give_examples_once():
     mixture = Mixture(sources(), SIZES)
     assert sorted(mixture.order(0, 5)) == list(range(sum(SIZES)))
 
 
-def test_a_source_comes_whole_before_any_of_it_comes_again():
+def test_source_comes_whole_before_it_repeats():
     mixture = Mixture(sources(), [2, 1, 1])
     seen = Counter()
     for epoch in range(20):
@@ -40,7 +40,7 @@ def test_a_source_comes_whole_before_any_of_it_comes_again():
             assert max(times) - min(times) <= 1
 
 
-def test_a_source_that_is_too_small_for_its_share_comes_more_than_once():
+def test_small_source_repeats():
     mixture = Mixture(sources(), [1, 1, 1], num_examples=100)
     assert len(mixture) == 100
     times = Counter(mixture.order(0, 0).tolist())
@@ -48,7 +48,7 @@ def test_a_source_that_is_too_small_for_its_share_comes_more_than_once():
     assert sorted(shares(mixture.order(0, 0))) == [33, 33, 34]
 
 
-def test_the_order_is_a_function_of_seed_and_epoch():
+def test_order_is_a_function_of_seed_and_epoch():
     orders = [tuple(Mixture(sources(), [3, 2, 1]).order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
     again = [tuple(Mixture(sources(), [3, 2, 1]).order(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)]
     assert orders == again
@@ -56,7 +56,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize("weights", [[0.7, 0.2, 0.1], [1, 1e-3, 5], [0.3, 0.3, 0.4]])
-def test_counts_add_up_and_stay_within_one_of_their_shares(weights):
+def test_counts_add_up_to_their_shares(weights):
     for total in (1, 10, 97, 1000):
         counts = Mixture(sources(), weights, num_examples=total).counts
         assert sum(counts) == total

@@ -9,7 +9,7 @@ IDS = [torch.tensor([5, 6, 7]), torch.tensor([8, 9])]
 LABELS = [torch.tensor([NO_LABEL, 6, 7]), torch.tensor([8, 9])]
 
 
-def test_positions_restart_and_no_first_token_is_a_label() -> None:
+def test_positions_restart_and_first_tokens_are_unlabelled() -> None:
     batch = pack(IDS, LABELS)
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 9]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
@@ -30,7 +30,7 @@ def test_unpacked_documents_are_padded_rows() -> None:
 PROMPT = torch.arange(20, 32)
 
 
-def test_what_a_document_shares_with_the_one_before_it_stands_there_once() -> None:
+def test_shared_prefix_stands_once() -> None:
     ids = [torch.cat((PROMPT, torch.tensor(end))) for end in ([1, 2], [3, 4, 5], [3, 4, 6])]
     labels = [torch.where(torch.arange(len(row)) < 13, NO_LABEL, row) for row in ids]
 
@@ -54,7 +54,7 @@ def test_documents_that_begin_alike_are_neighbours() -> None:
     assert order == sorted(range(len(documents)), key=documents.__getitem__)
 
 
-def test_a_position_that_predicts_a_label_is_never_shared() -> None:
+def test_labelled_position_is_never_shared() -> None:
     labels = torch.full((12,), NO_LABEL)
     assert num_shared(PROMPT, PROMPT, labels) == 11  # the last token has to stand somewhere
     labels[10:] = PROMPT[10:]

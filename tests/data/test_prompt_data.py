@@ -22,7 +22,7 @@ def whole_texts(tokenizer, rows):
     return Counter(f"{render_prompt(tokenizer, row, 'alpaca')}{row.output}</s>" for row in rows)
 
 
-def test_rows_are_split_once_and_each_stands_in_one_half(make, tokenizer, rows):
+def test_each_row_stands_in_one_half(make, tokenizer, rows):
     data = make()
     data.setup("fit")
     train, validation = texts(tokenizer, data.train_dataloader()), texts(tokenizer, data.val_dataloader())
@@ -30,7 +30,7 @@ def test_rows_are_split_once_and_each_stands_in_one_half(make, tokenizer, rows):
     assert train + validation == whole_texts(tokenizer, rows)
 
 
-def test_the_split_depends_on_the_seed_and_not_on_the_number_of_training_examples(make, tokenizer):
+def test_split_depends_on_the_seed_alone(make, tokenizer):
     def held_out(**options):
         data = make(**options)
         data.setup("validate")
@@ -54,7 +54,7 @@ def test_no_held_out_rows_means_no_validation(make):
         data.predict_dataloader()
 
 
-def test_prompts_and_references_are_the_held_out_rows(make, tokenizer, rows):
+def test_prompts_and_references_are_held_out_rows(make, tokenizer, rows):
     data = make(num_validation=9)
     data.setup("predict")
     batches = list(data.predict_dataloader())
@@ -65,7 +65,7 @@ def test_prompts_and_references_are_the_held_out_rows(make, tokenizer, rows):
     assert tokenizer.decode(ids[mask.bool()]) == batches[0]["prompt"][0]
 
 
-def test_examples_without_room_for_an_answer_are_dropped_counted_and_left_out_of_prediction(make, rows, caplog):
+def test_examples_without_room_are_dropped_and_counted(make, rows, caplog):
     long = [Row("word " * 300, "", "answer") for _ in range(30)]
     data = make([*rows, *long], num_validation=30)
     data.setup("fit")
@@ -79,7 +79,7 @@ def test_examples_without_room_for_an_answer_are_dropped_counted_and_left_out_of
     assert "\n" not in report
 
 
-def test_nothing_left_to_train_on_is_an_error(make):
+def test_nothing_left_to_train_is_an_error(make):
     with pytest.raises(UserError, match=r"None of the 6 validation examples has a token of its answer .*max_length 10"):
         make(max_length=10).setup("fit")
 
@@ -91,7 +91,7 @@ def test_nothing_left_to_train_on_is_an_error(make):
         ({"num_validation": -1}, "num_validation is -1"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(make, options, message):
+def test_impossible_options_are_refused(make, options, message):
     with pytest.raises(UserError, match=message):
         make(**options).setup("fit")
 
@@ -108,7 +108,7 @@ def test_two_processes_share_the_data_of_one(tmp_path, make, tokenizer, rows):
     assert ranks[0]["num_steps"] == ranks[1]["num_steps"] == alone["num_steps"]
 
 
-def test_a_step_of_packs_holds_the_examples_of_a_step_of_padded_batches(make, tokenizer):
+def test_packed_and_padded_steps_hold_equal_examples(make, tokenizer):
     packed, padded = make(), make(packing=False)
     for data in (packed, padded):
         data.setup("fit")

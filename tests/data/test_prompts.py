@@ -32,7 +32,7 @@ def test_chat_without_a_template_is_refused(tokenizer):
         tokenizer.chat_template = template
 
 
-def test_a_template_that_drops_the_answer_is_refused(tokenizer):
+def test_template_that_drops_the_answer_is_refused(tokenizer):
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = "{{ messages[0]['content'] }}"
@@ -42,7 +42,7 @@ def test_a_template_that_drops_the_answer_is_refused(tokenizer):
         tokenizer.chat_template = template
 
 
-def test_a_chat_that_the_template_refuses_is_named(tokenizer):
+def test_chat_refused_by_the_template_is_named(tokenizer):
     template = tokenizer.chat_template
     try:
         tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
@@ -52,7 +52,7 @@ def test_a_chat_that_the_template_refuses_is_named(tokenizer):
         tokenizer.chat_template = template
 
 
-def test_the_prompt_of_a_chat_ends_where_its_last_answer_starts(tokenizer):
+def test_chat_prompt_ends_before_the_last_answer(tokenizer):
     prompt = render_prompt(tokenizer, CHAT, "alpaca")
     assert prompt.endswith("user\nAgain, please.<|im_end|>\n<|im_start|>assistant\n")
     assert prompt.count("<|im_start|>assistant") == 2

@@ -11,7 +11,7 @@ def docs():
     return python_docs()
 
 
-def test_there_are_thousands_of_questions_each_once_in_a_fixed_order(docs):
+def test_thousands_of_questions_have_a_fixed_order(docs):
     assert len(docs) > 2500
     assert len({row.instruction for row in docs}) == len({row.output for row in docs}) == len(docs)
     assert docs == sorted(docs, key=lambda row: row.instruction[len("What does `") :].split("`")[0])
@@ -25,13 +25,13 @@ def test_functions_classes_and_compiled_members_are_there(docs):
     assert answers["What does `fractions.Fraction` do?"].startswith("This class implements rational numbers.")
 
 
-def test_answers_are_whole_paragraphs_of_a_bounded_length(docs):
+def test_answers_are_whole_paragraphs_of_bounded_length(docs):
     for row in docs:
         assert 20 <= len(row.output) <= 1200
         assert row.output == row.output.strip()
 
 
-def test_programs_tests_and_private_names_are_left_out(docs):
+def test_programs_tests_and_private_names_are_absent(docs):
     names = [row.instruction.split("`")[1] for row in docs]
     assert not [name for name in names if name.startswith(("test.", "idlelib.", "turtledemo.", "lib2to3."))]
     assert not [name for name in names if any(part.startswith("_") for part in name.split("."))]

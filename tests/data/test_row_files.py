@@ -22,7 +22,7 @@ def jsonl(path, objects):
     return write(path, "".join(json.dumps(value) + "\n" for value in objects))
 
 
-def test_jsonl_and_a_json_list_give_the_same_rows(tmp_path):
+def test_jsonl_and_json_give_the_same_rows(tmp_path):
     objects = [GOOD, {"instruction": "Say\u2028hi.", "output": "Hi."}, {**GOOD, "input": None}]
     lines = "\n".join(json.dumps(value, ensure_ascii=False) for value in objects) + "\n\n"
     expected = [Row("Add.", "1 + 1", "2"), Row("Say\u2028hi.", "", "Hi."), Row("Add.", "", "2")]
@@ -31,7 +31,7 @@ def test_jsonl_and_a_json_list_give_the_same_rows(tmp_path):
     assert read_rows(write(tmp_path / "c.json", "\ufeff" + lines)) == expected  # Windows editors; lines in a .json
 
 
-def test_a_parquet_file_gives_the_same_rows(tmp_path):
+def test_parquet_gives_the_same_rows(tmp_path):
     pa.parquet.write_table(pa.Table.from_pylist([GOOD] * 5), tmp_path / "a.parquet", row_group_size=2)
     assert read_rows(str(tmp_path / "a.parquet")) == [Row("Add.", "1 + 1", "2")] * 5
     (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
@@ -42,7 +42,7 @@ def test_a_parquet_file_gives_the_same_rows(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_a_file_is_read_from_any_row(tmp_path, suffix):
+def test_file_is_read_from_any_row(tmp_path, suffix):
     objects = [{"text": str(n)} for n in range(7)]
     pa.parquet.write_table(pa.Table.from_pylist(objects), tmp_path / "rows.parquet", row_group_size=3)
     jsonl(tmp_path / "rows.jsonl", objects)
@@ -51,14 +51,14 @@ def test_a_file_is_read_from_any_row(tmp_path, suffix):
         assert [number for number, _ in read(tmp_path / f"rows.{suffix}", start)] == list(range(start + 1, 8))
 
 
-def test_the_first_row_decides_the_format_unless_it_is_given(tmp_path):
+def test_first_row_decides_the_format_unless_given(tmp_path):
     path = jsonl(tmp_path / "rows.jsonl", [{"text": "a", "prompt": "b", "completion": "c"}, {"text": "d"}])
     assert read_rows(path, format="text") == [Text("a"), Text("d")]
     with pytest.raises(UserError, match=r"rows\.jsonl, row 2: the field prompt is missing; fields found: text"):
         read_rows(path)
 
 
-def test_a_folder_in_hub_format_is_read_by_split(tmp_path, monkeypatch):
+def test_folder_in_hub_format_is_read_by_split(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     folder = tmp_path / "set"
     folder.mkdir()
@@ -70,7 +70,7 @@ def test_a_folder_in_hub_format_is_read_by_split(tmp_path, monkeypatch):
         read_rows(str(folder), split="dev")
 
 
-def test_a_name_that_is_neither_here_nor_on_the_hub_is_one_line(tmp_path, monkeypatch):
+def test_unknown_name_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -96,7 +96,7 @@ def test_a_name_that_is_neither_here_nor_on_the_hub_is_one_line(tmp_path, monkey
         ("[1]", r"row 1: int found, want an object"),
     ],
 )
-def test_faults_name_the_file_and_the_row(tmp_path, text, message):
+def test_faults_name_the_file_and_row(tmp_path, text, message):
     with pytest.raises(UserError, match=rf"rows\.jsonl.*{message}") as error:
         read_rows(write(tmp_path / "rows.jsonl", text))
     assert "\n" not in str(error.value)
@@ -107,7 +107,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_rows(str(tmp_path / "none.jsonl"))
 
 
-def test_a_file_that_is_not_text_is_named(tmp_path):
+def test_file_that_is_not_text_is_named(tmp_path):
     (tmp_path / "rows.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(UserError, match=r"rows\.json is not UTF-8"):
         read_rows(str(tmp_path / "rows.json"))

@@ -42,7 +42,7 @@ def numbers(rows):
     return [int(row.text) for row in rows]
 
 
-def test_every_pass_has_every_row_once_in_an_order_of_its_own(source):
+def test_every_pass_has_every_row_once(source):
     rows = stream(source)
     passes = [numbers(rows.take(NUM_ROWS)) for _ in range(3)]
     assert all(sorted(one) == list(range(NUM_ROWS)) for one in passes)
@@ -62,12 +62,12 @@ def test_any_position_is_resumed_exactly(source):
         assert numbers(again.take(7)) == numbers(rows.take(7)) == whole[place : place + 7]
 
 
-def test_a_block_of_one_row_keeps_the_order(tmp_path):
+def test_block_of_one_row_keeps_the_order(tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": str(n)}) + "\n" for n in range(9)))
     assert numbers(stream(str(tmp_path / "rows.jsonl"), block_size=1).take(12)) == [*range(9), 0, 1, 2]
 
 
-def test_a_pass_may_begin_behind_some_rows(source):
+def test_pass_may_begin_behind_some_rows(source):
     reader = open_reader(source)
     objects = reader.open(None)
     first = {int(next(objects)[1]["text"]) for _ in range(10)}
@@ -76,7 +76,7 @@ def test_a_pass_may_begin_behind_some_rows(source):
         assert set(numbers(rows.take(NUM_ROWS - 10))) == set(range(NUM_ROWS)) - first
 
 
-def test_rows_are_read_as_they_are_needed(tmp_path):
+def test_rows_are_read_as_needed(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n' * 8 + '{"text": broken\n')
     rows = stream(str(tmp_path / "rows.jsonl"))
     assert rows.take(8) == [Text("good")] * 8

@@ -40,7 +40,7 @@ def test_every_row_has_an_answer(row, answer):
     assert answer_of(row) == answer
 
 
-def test_what_nobody_answers_is_left_out_of_a_chat():
+def test_unanswered_turns_are_left_out_of_chats():
     question = {"role": "user", "content": "Bye"}
     assert parse_row({"messages": [*MESSAGES, question]}, "chat", "here") == CHAT
     assert parse_row({"messages": [question]}, "chat", "here") == Chat(())
@@ -65,6 +65,6 @@ def test_what_nobody_answers_is_left_out_of_a_chat():
         ({"text": None}, "text", r"the field text is null"),
     ],
 )
-def test_faults_name_the_place_and_the_field(fields, format, message):
+def test_faults_name_the_place_and_field(fields, format, message):
     with pytest.raises(UserError, match=rf"x\.json, row 7.*{message}"):
         parse_row(fields, format, "x.json, row 7")

@@ -34,7 +34,7 @@ def steps_of(ranks, epoch, accumulation):
 
 
 class TestAccumulation:
-    def test_is_the_fewest_micro_batches_within_the_token_budget(self):
+    def test_accumulation_is_the_least_within_the_budget(self):
         def choose(budget, world_size=1):
             return choose_accumulation([100] * 500, batch_size=64, tokens_per_micro_batch=budget, world_size=world_size)
 
@@ -47,7 +47,7 @@ class TestAccumulation:
     def test_counts_the_examples_that_there_are(self):
         assert choose_accumulation([100] * 10, batch_size=64, tokens_per_micro_batch=500, world_size=1) == 2
 
-    def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_nearest(self):
+    def test_batch_that_devices_cannot_share_is_refused(self):
         with pytest.raises(UserError, match=r"batch_size is 10, which 4 devices .*nearest: 8 or 12\."):
             choose_accumulation([9] * 99, batch_size=10, tokens_per_micro_batch=100, world_size=4)
         with pytest.raises(UserError, match=r"nearest: 4\."):
@@ -59,30 +59,30 @@ class TestAccumulation:
 
 
 class TestStepSampler:
-    def test_every_example_comes_once_per_epoch_in_steps_of_the_batch_size(self):
+    def test_every_example_comes_once_per_epoch(self):
         steps = steps_of([sampler()], 0, 2)
         assert [len(step) for step in steps] == [16] * 6 + [7]
         assert sorted(index for step in steps for index in step) == list(range(103))
 
     @pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (1, 7), (2, 3), (4, 1)])
-    def test_the_steps_do_not_depend_on_devices_and_accumulation(self, world_size, accumulation):
+    def test_steps_ignore_devices_and_accumulation(self, world_size, accumulation):
         ranks = [sampler(accumulation=accumulation, world_size=world_size, rank=rank) for rank in range(world_size)]
         assert steps_of(ranks, 3, accumulation) == steps_of([sampler()], 3, 2)
 
-    def test_the_order_is_a_function_of_seed_and_epoch(self):
+    def test_order_is_a_function_of_seed_and_epoch(self):
         def order(seed, epoch):
             return list(sampler(seed=seed).packs(epoch))
 
         assert order(1, 1) == order(1, 1)
         assert len({str(order(seed, epoch)) for seed in (1, 2) for epoch in (1, 2)}) == 4
 
-    def test_devices_that_run_side_by_side_have_nearly_the_same_to_do(self):
+    def test_parallel_devices_have_nearly_equal_work(self):
         ranks = [sampler(accumulation=2, world_size=2, rank=rank) for rank in range(2)]
         for pair in zip(ranks[0], ranks[1], strict=True):
             tokens = [sum(LENGTHS[index] for index in pack.indices) for pack in pair]
             assert abs(tokens[0] - tokens[1]) <= max(LENGTHS[index] for pack in pair for index in pack.indices)
 
-    def test_the_examples_are_dealt_to_all_packs_of_a_step_with_so_many_side_by_side(self):
+    def test_examples_spread_over_all_packs_of_steps(self):
         asked = []
 
         def deal(indices, num_packs, num_devices):
@@ -92,20 +92,20 @@ class TestStepSampler:
         list(sampler(num_examples=38, accumulation=3, world_size=2, deal=deal))
         assert asked == [(16, 6, 2), (16, 6, 2), (6, 6, 2)]
 
-    def test_any_start_gives_the_rest_of_the_epoch(self):
+    def test_any_start_gives_the_rest_of_epochs(self):
         steps = sampler(accumulation=3)
         whole = list(steps.packs(2))
         for start in range(len(whole) + 1):
             assert list(steps.packs(2, start)) == whole[start:]
 
-    def test_each_pack_knows_the_labels_of_its_whole_step(self):
+    def test_each_pack_knows_its_steps_labels(self):
         ranks = [sampler(accumulation=3, world_size=2, rank=rank) for rank in range(2)]
         for number, step in enumerate(steps_of(ranks, 0, 3)):
             total = sum(LABELS[index] for index in step)
             for rank in ranks:
                 assert {pack.num_step_labels for pack in list(rank.packs(0))[3 * number : 3 * number + 3]} == {total}
 
-    def test_a_short_last_step_is_left_out_where_it_cannot_fill_the_packs(self, caplog):
+    def test_short_last_step_is_left_out(self, caplog):
         assert sampler(num_examples=20, batch_size=16, accumulation=4).num_steps == 2
         assert not caplog.messages
         steps = sampler(num_examples=19, batch_size=16, accumulation=4)
@@ -113,17 +113,17 @@ class TestStepSampler:
         assert steps.num_steps == 1
         assert len(steps) == len(list(steps.packs(0))) == 4
 
-    def test_fewer_examples_than_a_step_make_one_short_step(self):
+    def test_few_examples_make_one_short_step(self):
         steps = sampler(num_examples=5, accumulation=2)
         assert [len(step) for step in steps_of([steps], 0, 2)] == [5]
         with pytest.raises(UserError, match="5 training examples are fewer than the 6 packs"):
             sampler(num_examples=5, accumulation=6)
 
-    def test_more_packs_than_examples_of_a_step_are_refused(self):
+    def test_more_packs_than_examples_are_refused(self):
         with pytest.raises(UserError, match=r"batch_size is 4, but a step has 6 packs .*fills them: 6"):
             sampler(batch_size=4, accumulation=3, world_size=2)
 
-    def test_is_a_distributed_sampler_so_that_lightning_keeps_it(self):
+    def test_lightning_keeps_the_distributed_sampler(self):
         assert isinstance(sampler(), DistributedSampler)
         assert isinstance(EvaluationSampler(LENGTHS, tokens_per_pack=100), DistributedSampler)
 
@@ -132,7 +132,7 @@ class TestEvaluationSampler:
     @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
     @pytest.mark.parametrize("num_examples", [4, 5, 103])
     @pytest.mark.parametrize("tokens_per_pack", [1, 100, 10_000])
-    def test_every_example_once_and_as_many_packs_on_each_rank(self, world_size, num_examples, tokens_per_pack):
+    def test_ranks_have_equally_many_packs(self, world_size, num_examples, tokens_per_pack):
         lengths = LENGTHS[:num_examples]
         ranks = [
             list(EvaluationSampler(lengths, tokens_per_pack=tokens_per_pack, world_size=world_size, rank=rank))
@@ -188,13 +188,13 @@ class TestStepLoader:
             rest = epoch_of(second, epoch) + (epoch_of(second, 1) if epoch == 0 else [])
             assert seen + rest == whole, stop
 
-    def test_iterating_before_the_epoch_is_set_does_no_harm(self):
+    def test_iterating_before_set_epoch_does_no_harm(self):
         steps = loader()
         iterator = iter(steps)  # Lightning does this before it sets the epoch of a resumed run
         steps.sampler.set_epoch(4)
         assert indices(iterator) == epoch_of(loader(), 4)
 
-    def test_a_position_holds_for_its_own_epoch_only(self):
+    def test_position_holds_for_its_own_epoch(self):
         first = loader()
         next(iter(first))
         second = loader()
@@ -202,7 +202,7 @@ class TestStepLoader:
         assert epoch_of(second, 1) == epoch_of(loader(), 1)
         assert epoch_of(second, 0) == epoch_of(loader(), 0)
 
-    def test_a_step_boundary_holds_under_another_accumulation(self):
+    def test_step_boundary_holds_under_another_accumulation(self):
         first = loader(accumulation=2)
         iterator = iter(first)
         next(iterator), next(iterator)
@@ -268,7 +268,7 @@ def fit(folder, callbacks, *, validate, num_workers, checkpoint=None, epochs=3):
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 class TestResumeUnderLightning:
     @pytest.mark.parametrize(("validate", "num_workers"), [(False, 0), (True, 0), (True, 2)])
-    def test_a_run_resumed_after_any_step_sees_the_batches_of_the_whole_run(self, tmp_path, validate, num_workers):
+    def test_resumed_run_sees_the_unbroken_runs_batches(self, tmp_path, validate, num_workers):
         keep = ModelCheckpoint(dirpath=tmp_path, filename="{step}", every_n_train_steps=1, save_top_k=-1)
         whole = fit(tmp_path, [keep], validate=validate, num_workers=num_workers)
         steps = 3 * len(loader()) // 2
@@ -279,7 +279,7 @@ class TestResumeUnderLightning:
             assert torch.equal(resumed.weight, whole.weight)
 
     @pytest.mark.parametrize("validate", [False, True])
-    def test_so_does_a_run_resumed_from_the_end_of_an_epoch(self, tmp_path, validate):
+    def test_run_resumed_at_an_epochs_end_does_too(self, tmp_path, validate):
         keep = ModelCheckpoint(dirpath=tmp_path, filename="{epoch}", save_top_k=-1)
         whole = fit(tmp_path, [keep], validate=validate, num_workers=0)
         for epoch in (0, 1):

@@ -58,7 +58,7 @@ def steps_of(tokenizer, ranks, accumulation):
     ]
 
 
-def test_every_step_has_the_batch_size_and_knows_its_labels(make):
+def test_every_step_knows_its_size_and_labels(make):
     data = make()
     batches = list(data.train_dataloader())
     assert data.accumulation > 1
@@ -70,7 +70,7 @@ def test_every_step_has_the_batch_size_and_knows_its_labels(make):
         assert {batch["num_step_labels"] for batch in step} == {total}
 
 
-def test_a_pass_has_every_row_with_an_answer_but_those_held_out(make, tokenizer):
+def test_pass_has_every_trainable_row(make, tokenizer):
     rows = {n for n in range(6, NUM_ROWS) if n % 10}
     data = make(max_steps=3, batch_size=len(rows))
     for step in steps_of(tokenizer, [data.train_dataloader()], data.accumulation):
@@ -86,7 +86,7 @@ def test_devices_share_the_steps_of_one(make, tokenizer):
     assert shared == steps_of(tokenizer, [alone.train_dataloader()], alone.accumulation)
 
 
-def test_packed_documents_are_dealt_for_devices_that_run_side_by_side(make, monkeypatch):
+def test_packed_documents_are_split_for_parallel_devices(make, monkeypatch):
     asked = []
 
     def deal(self, indices, num_packs, num_devices):
@@ -111,7 +111,7 @@ def test_any_position_is_resumed_exactly(make, tokenizer):
         assert [texts(tokenizer, batch) for batch in again] == whole[place:]
 
 
-def test_a_longer_run_goes_on_where_the_shorter_ended(make, tokenizer):
+def test_longer_run_continues_the_shorter(make, tokenizer):
     first, whole = make(max_steps=7).train_dataloader(), make().train_dataloader()
     seen = [texts(tokenizer, batch) for batch in first]
     again = make().train_dataloader()
@@ -119,7 +119,7 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(make, tokenizer):
     assert seen + [texts(tokenizer, batch) for batch in again] == [texts(tokenizer, batch) for batch in whole]
 
 
-def test_another_number_of_devices_goes_on_at_the_step(make, tokenizer):
+def test_other_number_of_devices_resumes_the_step(make, tokenizer):
     data = make()
     whole = steps_of(tokenizer, [data.train_dataloader()], data.accumulation)
     loader = data.train_dataloader()
@@ -134,13 +134,13 @@ def test_another_number_of_devices_goes_on_at_the_step(make, tokenizer):
     assert steps_of(tokenizer, loaders, ranks[0].accumulation) == whole[3:]
 
 
-def test_a_state_of_other_data_is_refused(make):
+def test_state_of_other_data_is_refused(make):
     state = make().train_dataloader().state_dict()
     with pytest.raises(UserError, match="stands in a stream with seed 0, now seed is 1"):
         make(seed=1).train_dataloader().load_state_dict(state)
 
 
-def test_a_run_without_an_end_is_refused(make):
+def test_run_without_an_end_is_refused(make):
     with pytest.raises(UserError, match=r"trainer\.max_steps is not given"):
         make(max_steps=-1)
 
@@ -154,7 +154,7 @@ def test_a_run_without_an_end_is_refused(make):
         ({"num_validation": NUM_ROWS}, "holds no rows to train on"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(make, options, message):
+def test_impossible_options_are_refused(make, options, message):
     with pytest.raises(UserError, match=message):
         make(**options)
 
@@ -193,7 +193,7 @@ def fit(folder, data, *, max_steps, resume=None, every=5):
 
 
 @pytest.mark.parametrize("stopped_at", [5, 10])
-def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path, path, tokenizer, stopped_at):
+def test_resumed_run_ends_as_the_unbroken_one(tmp_path, path, tokenizer, stopped_at):
     def data():
         options = {"batch_size": 8, "tokens_per_micro_batch": 128, "num_validation": 5, "shuffle_rows": 16}
         return StreamedData(str(path), tokenizer=tokenizer, **options)

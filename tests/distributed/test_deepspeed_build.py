@@ -26,20 +26,20 @@ def left_long_ago(lock: Path) -> None:
     os.utime(lock, (then, then))
 
 
-def test_a_lock_that_a_killed_build_left_is_named(lock: Path) -> None:
+def test_lock_of_a_killed_build_is_named(lock: Path) -> None:
     left_long_ago(lock)
     with pytest.raises(UserError, match=rf"{lock} is 11 minutes old: .* delete this file and start again"):
         refuse_abandoned_build()
     assert lock.exists()
 
 
-def test_neither_a_running_build_nor_none_is_refused(lock: Path) -> None:
+def test_running_build_and_none_are_accepted(lock: Path) -> None:
     refuse_abandoned_build()
     lock.touch()
     refuse_abandoned_build()
 
 
-def test_a_run_on_the_cpu_is_refused_before_its_processes_meet(lock: Path) -> None:
+def test_cpu_run_is_refused_before_processes_meet(lock: Path) -> None:
     left_long_ago(lock)
     strategy = BiShareDeepSpeed(stage=2)
     Trainer(accelerator="cpu", strategy=strategy, devices=2, logger=False, enable_checkpointing=False)

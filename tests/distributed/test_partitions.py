@@ -6,14 +6,14 @@ from torch import nn
 from bishare.distributed.partitions import full_fp32, full_shape, whole_parameters, write_fp32
 
 
-def test_plain_fp32_parameters_are_read_without_a_copy() -> None:
+def test_fp32_parameters_are_read_without_a_copy() -> None:
     parameter = nn.Parameter(torch.randn(2, 3))
     (value,) = full_fp32([parameter])
     assert value.data_ptr() == parameter.data_ptr()
     assert not value.requires_grad
 
 
-def test_half_precision_is_read_as_fp32_and_written_rounded() -> None:
+def test_half_precision_is_read_as_fp32() -> None:
     parameter = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
     write_fp32([parameter], [torch.tensor([1.0, 0.1, -2.0])])
     (value,) = full_fp32([parameter])
@@ -28,6 +28,6 @@ def test_an_empty_shell_tells_its_shape() -> None:
     assert full_shape(nn.Parameter(torch.empty(2))) == (2,)
 
 
-def test_modules_are_made_as_usual_without_deepspeed() -> None:
+def test_modules_are_usual_without_deepspeed() -> None:
     with whole_parameters():
         assert nn.Linear(2, 3).weight.shape == (3, 2)

@@ -23,7 +23,6 @@ def test_few_comprehensions_are_nested() -> None:
     assert prose.total(SOURCES).nested_per_thousand <= 2.7
 
 
-@pytest.mark.xfail(strict=False, reason="the tests are being renamed")
 def test_names_of_tests_are_short() -> None:
     counts = prose.total(TESTS)
     assert counts.num_long_test_names == 0

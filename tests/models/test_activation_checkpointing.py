@@ -18,7 +18,7 @@ class OfAnOlderRelease(nn.Module):
         self.asked = options
 
 
-def test_layers_run_again_in_the_backward_pass_alone(tiny_model) -> None:
+def test_layers_run_again_in_backward_alone(tiny_model) -> None:
     model = tiny_model("llama").train()
     assert not runs_again(model)
     checkpoint_layers(model)
@@ -27,7 +27,7 @@ def test_layers_run_again_in_the_backward_pass_alone(tiny_model) -> None:
         assert not runs_again(model)
 
 
-def test_an_older_release_is_asked_by_its_own_name() -> None:
+def test_older_release_is_asked_by_its_name() -> None:
     model = OfAnOlderRelease()
     checkpoint_layers(model)  # type: ignore[arg-type]
     assert model.asked == {"use_reentrant": False}

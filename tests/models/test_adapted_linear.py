@@ -47,7 +47,7 @@ def dropped_model(tiny_model: ModelFactory, targets: list[str], p: float = 0.5) 
     return model.train()
 
 
-def test_dropout_zeroes_features_and_scales_the_others(tiny_model: ModelFactory, token_ids: Tensor) -> None:
+def test_dropout_zeroes_features_and_scales_the_rest(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = dropped_model(tiny_model, ["q"], p=0.2)
     seen = record(model)
 
@@ -59,7 +59,7 @@ def test_dropout_zeroes_features_and_scales_the_others(tiny_model: ModelFactory,
     assert 0.75 < kept.double().mean() < 0.85
 
 
-def test_weights_that_read_the_same_input_share_one_mask(tiny_model: ModelFactory, token_ids: Tensor) -> None:
+def test_weights_of_one_input_share_one_mask(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = dropped_model(tiny_model, ["q", "gate", "up"])
     seen = record(model)
 
@@ -74,9 +74,7 @@ def test_weights_that_read_the_same_input_share_one_mask(tiny_model: ModelFactor
 
 
 @pytest.mark.parametrize("architecture", ["llama", "bert"])
-def test_q_k_and_v_share_one_mask_and_every_pass_draws_a_new_one(
-    architecture: str, tiny_model: ModelFactory, token_ids: Tensor
-) -> None:
+def test_every_pass_draws_one_mask_for_qkv(architecture: str, tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tiny_model(architecture)
     adapter = attach(model, LoRAConfig(r=4, targets=["q", "k", "v"], dropout=0.5))
     # One and the same A, and a B that hands its four numbers on: equal updates mean equal masks.
@@ -116,9 +114,7 @@ def test_there_is_no_dropout_in_evaluation(tiny_model: ModelFactory, token_ids: 
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_bf16_base_keeps_its_type_and_the_adapter_stays_fp32(
-    architecture: str, tiny_model: ModelFactory, token_ids: Tensor
-) -> None:
+def test_bf16_base_takes_an_fp32_adapter(architecture: str, tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tiny_model(architecture).bfloat16()
     randomise(attach(model, BiShareConfig(size=12)))
     seen = record(model)

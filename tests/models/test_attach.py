@@ -38,7 +38,7 @@ def tied_llama(tiny_model: ModelFactory) -> PreTrainedModel:
     return model
 
 
-def test_the_adapter_is_registered_on_the_model(tiny_model: ModelFactory) -> None:
+def test_adapter_is_registered_on_the_model(tiny_model: ModelFactory) -> None:
     model = tiny_model("llama")
 
     adapter = attach(model, LoRAConfig(r=2))
@@ -46,7 +46,7 @@ def test_the_adapter_is_registered_on_the_model(tiny_model: ModelFactory) -> Non
     assert adapter_of(model) is adapter is model.bishare
 
 
-def test_a_second_injection_is_refused_and_the_first_stays(tiny_model: ModelFactory, token_ids: Tensor) -> None:
+def test_second_attach_is_refused(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tiny_model("llama")
     randomise(attach(model, LoRAConfig(r=2)))
     before = logits(model, token_ids)
@@ -57,7 +57,7 @@ def test_a_second_injection_is_refused_and_the_first_stays(tiny_model: ModelFact
     assert torch.equal(logits(model, token_ids), before)
 
 
-def test_a_model_can_be_adapted_again_after_removal(tiny_model: ModelFactory, token_ids: Tensor) -> None:
+def test_model_is_adapted_again_after_removal(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tiny_model("gpt2")
     before = logits(model, token_ids)
     randomise(attach(model, LoRAConfig(r=2)))
@@ -69,7 +69,7 @@ def test_a_model_can_be_adapted_again_after_removal(tiny_model: ModelFactory, to
     assert len(adapter.slots) == 3
 
 
-def test_a_refused_injection_leaves_the_model_as_it_was(tiny_model: ModelFactory) -> None:
+def test_refused_attach_leaves_the_model_unchanged(tiny_model: ModelFactory) -> None:
     model = tiny_model("llama")
     before = values(model)
 
@@ -83,7 +83,7 @@ def test_a_refused_injection_leaves_the_model_as_it_was(tiny_model: ModelFactory
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_after_removal_every_module_is_of_the_type_that_it_was(tiny_model: ModelFactory, kind: str) -> None:
+def test_removal_restores_the_type_of_modules(tiny_model: ModelFactory, kind: str) -> None:
     model = tiny_model(kind)
     before = {name: type(module) for name, module in model.named_modules()}
     attach(model, LoRAConfig())
@@ -92,7 +92,7 @@ def test_after_removal_every_module_is_of_the_type_that_it_was(tiny_model: Model
     assert {name: type(module) for name, module in model.named_modules()} == before
 
 
-def test_removal_thaws_only_what_was_trainable_before(tiny_model: ModelFactory) -> None:
+def test_removal_thaws_only_formerly_trainable_weights(tiny_model: ModelFactory) -> None:
     model = tiny_model("bert")
     model.bert.embeddings.requires_grad_(False)
     trainable = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -104,21 +104,19 @@ def test_removal_thaws_only_what_was_trainable_before(tiny_model: ModelFactory) 
     assert {name for name, p in model.named_parameters() if p.requires_grad} == trainable
 
 
-def test_an_adapter_is_built_on_the_device_of_its_model(tiny_model: ModelFactory) -> None:
+def test_adapter_is_built_on_its_models_device(tiny_model: ModelFactory) -> None:
     adapter = attach(tiny_model("llama").to("meta"), BiShareConfig(size=12))
 
     assert all(p.is_meta for p in adapter.parameters())
 
 
 @pytest.mark.parametrize("action", [adapter_of, remove, merge, unmerge])
-def test_a_model_without_an_adapter_is_named_as_such(
-    action: Callable[[nn.Module], object], tiny_model: ModelFactory
-) -> None:
+def test_model_without_an_adapter_is_named(action: Callable[[nn.Module], object], tiny_model: ModelFactory) -> None:
     with pytest.raises(UserError, match="no adapter"):
         action(tiny_model("llama"))
 
 
-def test_a_tied_weight_is_warned_of_and_never_merged(tiny_model: ModelFactory, token_ids: Tensor) -> None:
+def test_tied_weight_warns_and_never_merges(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = tied_llama(tiny_model)
     with pytest.warns(UserWarning, match="tied") as caught:
         randomise(attach(model, LoRAConfig(r=2, layers=[0, 1])))
@@ -134,16 +132,14 @@ def test_a_tied_weight_is_warned_of_and_never_merged(tiny_model: ModelFactory, t
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bert"])
-def test_weights_tied_among_themselves_but_not_adapted_raise_no_warning(
-    architecture: str, tiny_model: ModelFactory
-) -> None:
+def test_ties_of_unadapted_weights_do_not_warn(architecture: str, tiny_model: ModelFactory) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attach(tiny_model(architecture), LoRAConfig(r=2))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_bf16_merge_adds_in_fp32_and_casts_once(architecture: str, tiny_model: ModelFactory) -> None:
+def test_bf16_merge_adds_in_fp32(architecture: str, tiny_model: ModelFactory) -> None:
     model = tiny_model(architecture).bfloat16()
     adapter = attach(model, BiShareConfig(size=12))
     randomise(adapter)
@@ -164,7 +160,7 @@ def test_a_bf16_merge_adds_in_fp32_and_casts_once(architecture: str, tiny_model:
     assert_same(values(model), before)
 
 
-def test_merging_twice_and_unmerging_what_is_not_merged_are_refused(tiny_model: ModelFactory) -> None:
+def test_second_merge_and_unmerge_are_refused(tiny_model: ModelFactory) -> None:
     model = tiny_model("llama")
     randomise(attach(model, LoRAConfig(r=2)))
     with pytest.raises(UserError, match="not merged"):
@@ -179,7 +175,7 @@ def test_merging_twice_and_unmerging_what_is_not_merged_are_refused(tiny_model: 
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_a_merge_without_originals_is_undone_from_a_fresh_base(architecture: str, tiny_model: ModelFactory) -> None:
+def test_merge_is_undone_from_a_fresh_base(architecture: str, tiny_model: ModelFactory) -> None:
     model = tiny_model(architecture)
     randomise(attach(model, LoRAConfig(r=2)))
     before = values(model)
@@ -195,7 +191,7 @@ def test_a_merge_without_originals_is_undone_from_a_fresh_base(architecture: str
     assert_same(values(model), before)
 
 
-def test_a_merge_that_fails_half_way_leaves_the_model_as_it_was(tiny_model, token_ids, monkeypatch) -> None:
+def test_failed_merge_leaves_the_model_unchanged(tiny_model, token_ids, monkeypatch) -> None:
     model = tiny_model("llama")
     adapter = attach(model, LoRAConfig(r=2))
     randomise(adapter)
@@ -217,7 +213,7 @@ def test_a_merge_that_fails_half_way_leaves_the_model_as_it_was(tiny_model, toke
     assert not adapter.originals
 
 
-def test_a_weight_whose_forward_is_replaced_is_refused(tiny_model) -> None:
+def test_weight_with_replaced_forward_is_refused(tiny_model) -> None:
     model = tiny_model("llama")
     module = model.get_submodule("model.layers.1.mlp.up_proj")
     module.forward = module.forward

@@ -21,7 +21,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_head_is_what_stands_outside_the_encoder_and_its_pooler(name: str) -> None:
+def test_head_lies_outside_encoder_and_pooler(name: str) -> None:
     config, modules = CONFIGS[name]
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     assert set(head_modules(model)) == modules
@@ -30,7 +30,7 @@ def test_the_head_is_what_stands_outside_the_encoder_and_its_pooler(name: str) -
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_half_precision_base_has_a_head_in_fp32_that_gets_gradients(name: str) -> None:
+def test_half_precision_base_has_an_fp32_head(name: str) -> None:
     config, _ = CONFIGS[name]
     model = AutoModelForSequenceClassification.from_config(config, dtype=torch.bfloat16)
     adapter = attach(model, LoRAConfig(r=2, targets=["q", "v"]))

@@ -16,7 +16,7 @@ def is_compiled(module: nn.Module) -> bool:
     return module._compiled_call_impl is not None
 
 
-def test_every_norm_is_compiled_in_its_place(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_every_norm_is_compiled_in_place(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     names = list(model.state_dict())
     compile_norms(model)

@@ -11,13 +11,13 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, multiplies_bf16: bool) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: multiplies_bf16)
 
 
-def test_auto_is_bfloat16_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_bfloat16_on_processors_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, multiplies_bf16=True)
     assert base_type("auto", "cpu") == "bfloat16"
     assert not is_slow("bfloat16", "cpu")
 
 
-def test_auto_is_float32_where_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_float32_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, multiplies_bf16=False)
     assert base_type("auto", "cpu") == "float32"
     assert is_slow("bfloat16", "cpu")
@@ -33,6 +33,6 @@ def test_a_gpu_multiplies_them_all(device: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_a_type_that_was_named_is_taken(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_named_type_is_taken(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, multiplies_bf16=False)
     assert base_type(dtype, "cpu") == dtype

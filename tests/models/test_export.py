@@ -75,9 +75,7 @@ class UnevenConfig(LoRAConfig):
         return Uneven(self, slots)
 
 
-def test_weights_of_differing_rank_are_told_apart_by_patterns(
-    tiny_model: ModelFactory, token_ids: Tensor, tmp_path: Path
-) -> None:
+def test_patterns_tell_ranks_apart(tiny_model: ModelFactory, token_ids: Tensor, tmp_path: Path) -> None:
     base, native = logits(tiny_model("llama"), token_ids), tiny_model("llama")
     adapter = attach(native, UnevenConfig(r=3, targets=["q", "v"]))
     randomise(adapter)
@@ -119,7 +117,7 @@ def test_exactly_the_adapted_weights_are_named(
     }
 
 
-def test_what_is_left_after_merging_in_is_a_plain_model(tiny_model: ModelFactory) -> None:
+def test_merging_leaves_a_plain_model(tiny_model: ModelFactory) -> None:
     plain, model = tiny_model("llama"), tiny_model("llama")
     randomise(attach(model, BiShareConfig(size=12)))
 
@@ -129,7 +127,7 @@ def test_what_is_left_after_merging_in_is_a_plain_model(tiny_model: ModelFactory
     assert list(model.state_dict()) == list(plain.state_dict())
 
 
-def test_a_slot_of_vllm_is_the_smallest_that_fits() -> None:
+def test_vllm_slot_is_the_smallest_that_fits() -> None:
     assert [vllm_rank(rank) for rank in (1, 2, 8, 22, 256, 257, 400, 512, 513)] == [
         1,
         8,

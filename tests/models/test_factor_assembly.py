@@ -69,7 +69,7 @@ def logits_and_gradients(model: PreTrainedModel, token_ids: Tensor) -> tuple[Ten
 
 
 @pytest.mark.parametrize("method", STORED)
-def test_logits_and_gradients_are_those_of_weights_that_assemble_alone(
+def test_logits_and_gradients_equal_separate_assembly(
     method: str, tiny_model: ModelFactory, token_ids: Tensor, calls: Counter
 ) -> None:
     model = adapted(tiny_model, STORED[method])
@@ -94,7 +94,7 @@ def test_the_trunk_alone_assembles_once_too(
     assert calls.together > 0
 
 
-def test_factors_are_forgotten_when_the_pass_ends_or_fails(tiny_model: ModelFactory, token_ids: Tensor) -> None:
+def test_factors_are_forgotten_after_a_pass(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = adapted(tiny_model, LoRAConfig())
     model(input_ids=token_ids)
     assert all(shared.assembled is None for shared in inputs_of(model))
@@ -103,7 +103,7 @@ def test_factors_are_forgotten_when_the_pass_ends_or_fails(tiny_model: ModelFact
     assert all(shared.assembled is None for shared in inputs_of(model))
 
 
-def test_every_pass_reads_the_parameters_as_they_are(tiny_model: ModelFactory, token_ids: Tensor) -> None:
+def test_every_pass_reads_current_parameters(tiny_model: ModelFactory, token_ids: Tensor) -> None:
     model = adapted(tiny_model, LoRAConfig())
     before = model(input_ids=token_ids).logits
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_every_pass_reads_the_parameters_as_they_are(tiny_model: ModelFactory, t
     assert not torch.equal(model(input_ids=token_ids).logits, before)
 
 
-def test_a_weight_that_is_called_alone_assembles_its_factors(tiny_model: ModelFactory, calls: Counter) -> None:
+def test_lone_weight_assembles_its_factors(tiny_model: ModelFactory, calls: Counter) -> None:
     model = adapted(tiny_model, LoRAConfig())
     q = model.get_submodule("model.layers.1.self_attn.q_proj")
     assert isinstance(q, AdaptedWeight)
@@ -134,9 +134,7 @@ def test_checkpointed_layers_assemble_again(tiny_model: ModelFactory, token_ids:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_a_pair_that_is_made_anew_is_assembled_where_it_is_used(
-    tiny_model: ModelFactory, token_ids: Tensor, calls: Counter
-) -> None:
+def test_regenerated_pair_is_assembled_where_used(tiny_model: ModelFactory, token_ids: Tensor, calls: Counter) -> None:
     adapted(tiny_model, VeRAConfig(r=16))(input_ids=token_ids)
     assert calls.together == 0
     assert calls.alone > 0
@@ -160,7 +158,7 @@ def test_inside_autocast_factors_have_its_type(tiny_model: ModelFactory, token_i
     assert calls.together > 0
 
 
-def test_a_copy_of_a_model_reads_its_own_adapter(tiny_model: ModelFactory, token_ids: Tensor, calls: Counter) -> None:
+def test_copied_model_reads_its_own_adapter(tiny_model: ModelFactory, token_ids: Tensor, calls: Counter) -> None:
     model = adapted(tiny_model, LoRAConfig())
     copied = deepcopy(model)
     with torch.no_grad():
@@ -175,7 +173,7 @@ def test_a_copy_of_a_model_reads_its_own_adapter(tiny_model: ModelFactory, token
     assert torch.equal(model(input_ids=token_ids).logits, before)
 
 
-def test_a_copy_of_an_adapter_alone_leaves_the_model_where_it_is(tiny_model: ModelFactory) -> None:
+def test_copied_adapter_leaves_the_model_alone(tiny_model: ModelFactory) -> None:
     model = adapted(tiny_model, LoRAConfig())
     copied: dict[int, Any] = {}
     deepcopy(adapter_of(model), copied)
@@ -183,7 +181,7 @@ def test_a_copy_of_an_adapter_alone_leaves_the_model_where_it_is(tiny_model: Mod
     assert not {id(weight) for weight in model.base_model.parameters()} & copied.keys()
 
 
-def test_taking_the_adapter_out_takes_the_hooks_out(tiny_model: ModelFactory) -> None:
+def test_removing_the_adapter_removes_the_hooks(tiny_model: ModelFactory) -> None:
     model = adapted(tiny_model, LoRAConfig())
     remove(model)
     assert not model.base_model._forward_pre_hooks

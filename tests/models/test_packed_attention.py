@@ -30,7 +30,7 @@ def test_first_document_leaves_the_second_unchanged(
     assert not torch.equal(logits[0][1 : LENGTHS[0]], logits[1][1 : LENGTHS[0]])
 
 
-def test_end_of_a_document_leaves_its_followers_unchanged(
+def test_end_of_a_document_leaves_followers_unchanged(
     tiny_model: ModelFactory,
 ) -> None:
     model = adapted(tiny_model, "llama").eval()
@@ -55,7 +55,7 @@ def test_models_with_attention_windows_get_padded_rows(tiny_model: ModelFactory)
 
 
 @pytest.mark.parametrize("leave", [remove, merge_and_remove])
-def test_leaving_gives_the_base_its_attention_back(
+def test_leaving_gives_the_base_its_attention(
     leave: Callable[[PreTrainedModel], None], tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
     for before in ("sdpa", "eager", NAME):

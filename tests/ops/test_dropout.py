@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("p", [0.05, 0.5, 0.9])
-def test_values_are_dropped_with_the_probability_asked_for(p: float) -> None:
+def test_values_drop_with_the_given_probability(p: float) -> None:
     torch.manual_seed(0)
     keep = draw_keep((1000, 1001), p, CPU)
     deviation = (p * (1 - p) / keep.mask.numel()) ** 0.5
@@ -19,14 +19,14 @@ def test_values_are_dropped_with_the_probability_asked_for(p: float) -> None:
 
 
 @pytest.mark.parametrize(("p", "kept"), [(2**-18, 1.0), (1 - 2**-18, 2**-16)])
-def test_probabilities_next_to_0_and_1_keep_all_and_nearly_none(p: float, kept: float) -> None:
+def test_extreme_probabilities_keep_all_or_nearly_none(p: float, kept: float) -> None:
     torch.manual_seed(0)
     keep = draw_keep((1000, 1000), p, CPU)
     assert keep.factor == 1 / kept
     assert keep.mask.double().mean().item() == pytest.approx(kept, abs=1e-5)
 
 
-def test_an_empty_input_has_an_empty_mask() -> None:
+def test_empty_input_has_an_empty_mask() -> None:
     assert draw_keep((0, 7), 0.5, CPU).mask.shape == (0, 7)
 
 
@@ -38,7 +38,7 @@ def test_neighbours_are_dropped_independently() -> None:
         assert abs(correlation.item()) < 4 / len(mask) ** 0.5
 
 
-def test_the_mask_is_that_of_the_seed() -> None:
+def test_mask_follows_the_seed() -> None:
     masks = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -48,14 +48,14 @@ def test_the_mask_is_that_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_kept_values_keep_their_bits_and_the_others_are_zero(dtype: torch.dtype) -> None:
+def test_kept_values_keep_their_bits(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x = torch.randn(5, 9).to(dtype)
     mask = draw_keep((5, 9), 0.5, CPU).mask
     assert torch.equal(dropped(x, mask), torch.where(mask, x, torch.zeros_like(x)))
 
 
-def test_value_and_gradients_are_those_of_the_equations() -> None:
+def test_value_and_gradients_follow_the_equations() -> None:
     torch.manual_seed(0)
     x, A, B1, B2 = (
         torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((6, 5), (3, 5), (2, 4), (1, 7))

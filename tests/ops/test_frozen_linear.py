@@ -22,7 +22,7 @@ def pair(*, bias: bool = True) -> tuple[nn.Linear, nn.Linear]:
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24), (0, 24), (2, 40, 24)])
-def test_a_fast_layer_gives_the_value_and_gradient_of_the_plain_one(shape: tuple[int, ...], bias: bool) -> None:
+def test_fast_layer_equals_the_plain_layer(shape: tuple[int, ...], bias: bool) -> None:
     plain, fast = pair(bias=bias)
     x, gradient = torch.randn(shape), torch.randn(*shape[:-1], 40)
     results = []
@@ -34,7 +34,7 @@ def test_a_fast_layer_gives_the_value_and_gradient_of_the_plain_one(shape: tuple
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_without_a_gradient_a_fast_layer_is_the_plain_one_bit_by_bit() -> None:
+def test_fast_layer_without_gradient_is_bitwise_plain() -> None:
     plain, fast = nn.Linear(576, 1536), nn.Linear(576, 1536)
     fast.load_state_dict(plain.requires_grad_(False).state_dict())
     patch_linears(model := nn.Sequential(fast.requires_grad_(False)))
@@ -44,7 +44,7 @@ def test_without_a_gradient_a_fast_layer_is_the_plain_one_bit_by_bit() -> None:
         assert torch.equal(model(x.requires_grad_()), plain(x))
 
 
-def test_without_a_gradient_a_layer_is_fast_where_that_is_allowed_in_this_thread(
+def test_fast_inference_is_allowed_per_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     plain, fast = pair()
@@ -66,7 +66,7 @@ def test_without_a_gradient_a_layer_is_fast_where_that_is_allowed_in_this_thread
     assert torch.equal(fast(x), plain(x))
 
 
-def test_a_gradient_that_repeats_one_number_is_taken() -> None:
+def test_gradient_that_repeats_one_number_is_taken() -> None:
     plain, fast = pair()
     x = torch.randn(6, 24, requires_grad=True)
     (expected,) = torch.autograd.grad(plain(x).sum(), x)
@@ -81,7 +81,7 @@ def test_other_types_are_left_to_torch(dtype: torch.dtype) -> None:
     assert torch.equal(fast(x), plain(x))
 
 
-def test_autocast_decides_the_type_as_for_a_plain_layer() -> None:
+def test_autocast_decides_the_type_as_usual() -> None:
     plain, fast = pair()
     with torch.autocast("cpu", torch.bfloat16):
         x = torch.ones(2, 24, requires_grad=True)
@@ -97,7 +97,7 @@ def test_a_thawed_layer_has_its_gradient() -> None:
     assert fast.weight.grad is not None
 
 
-def test_what_was_made_fast_is_made_plain_again_with_the_same_state() -> None:
+def test_fast_layer_becomes_plain_with_equal_state() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     patch_linears(model)

@@ -26,7 +26,7 @@ from tests.packs import (
 
 @pytest.mark.parametrize("variant", ["padded", "packed", "sharing a prompt", "checkpointed"])
 @pytest.mark.parametrize("architecture", DECODERS)
-def test_loss_and_gradients_are_those_of_whole_logits_of_padded_rows(
+def test_loss_and_gradients_equal_whole_logits(
     architecture: str, variant: str, tiny_model: ModelFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bishare.ops.linear_cross_entropy, "CHUNK_BYTES", 64 * 5 * 4)  # 22 labels in five chunks
@@ -62,7 +62,7 @@ def test_half_precision_packs_agree_with_padded_rows(tiny_model: ModelFactory) -
 
 
 @pytest.mark.parametrize("change", ["a hook", "a hook that keeps them", "a backward hook", "another module"])
-def test_a_head_whose_logits_somebody_else_reads_keeps_them(change: str) -> None:
+def test_head_with_further_readers_keeps_its_logits(change: str) -> None:
     torch.manual_seed(0)
     head: nn.Module = nn.Linear(8, 40).requires_grad_(False)
     kept: list[Tensor] = []
@@ -88,7 +88,7 @@ def test_a_head_whose_logits_somebody_else_reads_keeps_them(change: str) -> None
     assert all(torch.equal(one, logits) for one in kept)
 
 
-def test_logits_of_one_chunk_exist_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_of_one_chunk_exist_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bishare.ops.linear_cross_entropy, "CHUNK_BYTES", 40 * 4 * 2)  # two rows
     head = nn.Linear(8, 40).requires_grad_(False)
     alive: list[weakref.ref[Tensor]] = []

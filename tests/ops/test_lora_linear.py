@@ -58,7 +58,7 @@ def loss_and_gradients(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, dic
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "qwen2"])
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointed"])
-def test_value_and_gradients_are_those_of_the_plain_product(
+def test_value_and_gradients_equal_the_plain_product(
     architecture: str,
     name: str,
     checkpointing: bool,
@@ -153,9 +153,7 @@ def test_autocast_computes_in_its_own_type(base: torch.dtype, tiny_model: ModelF
     ],
     ids=["lora", "slice", "vera"],
 )
-def test_siblings_keep_one_input_and_each_row_of_a_once_for_backward(
-    config: AdapterConfig, columns: int, tiny_model: ModelFactory
-) -> None:
+def test_siblings_keep_input_and_rows_once(config: AdapterConfig, columns: int, tiny_model: ModelFactory) -> None:
     attention = adapted(tiny_model, "llama", config, torch.float64).model.layers[0].self_attn
     tokens = 500
     x = torch.randn(tokens, 32, dtype=torch.float64, requires_grad=True)

@@ -19,7 +19,7 @@ def matrix(rows: int, columns: int, dtype: torch.dtype, *, transposed: bool) -> 
 @pytest.mark.parametrize("second", [False, True])
 @pytest.mark.parametrize("shape", [(40, 24, 8), (8, 40, 24), (1, 24, 40), (0, 24, 8), (8, 0, 24), (600, 24, 8)])
 @pytest.mark.parametrize("has_avx512", [False, True])
-def test_a_product_is_that_of_double_precision(
+def test_product_is_that_of_double_precision(
     shape: tuple[int, int, int],
     first: bool,
     second: bool,
@@ -36,34 +36,34 @@ def test_a_product_is_that_of_double_precision(
     torch.testing.assert_close(mm(a, b, bias).double(), a.double() @ b.double() + bias.double(), **tolerance)
 
 
-def test_a_product_takes_columns_of_a_wider_matrix() -> None:
+def test_product_takes_columns_of_a_wider_matrix() -> None:
     wide, b = torch.randn(12, 20), torch.randn(5, 7)
     torch.testing.assert_close(mm(wide[:, 3:8], b), wide[:, 3:8] @ b)
     torch.testing.assert_close(mm(b.T, wide[:5, 2:9]), b.T @ wide[:5, 2:9])
 
 
-def test_a_product_takes_some_rows_of_each_text() -> None:
+def test_product_takes_some_rows_of_each_text() -> None:
     hidden, weight, bias = torch.randn(7, 5, 24), torch.randn(40, 24), torch.randn(40)
     last = hidden[:, -1]
     torch.testing.assert_close(mm(last, weight.T, bias), last @ weight.T + bias)
     assert mm(last, weight.T).is_contiguous()
 
 
-def test_a_product_like_torch_is_that_of_torch_bit_by_bit() -> None:
+def test_product_like_torch_is_bitwise_torchs() -> None:
     a, b, bias = torch.randn(300, 96), torch.randn(96, 160), torch.randn(160)
     assert torch.equal(mm(a, b, like_torch=True), torch.mm(a, b))
     assert torch.equal(mm(a, b, bias, like_torch=True), torch.addmm(bias, a, b))
 
 
 @pytest.mark.parametrize("a", [torch.randn(600, 24), torch.randn(600, 24).T])
-def test_without_avx512_torch_takes_the_long_products(a: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_takes_long_products_without_avx512(a: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "_HAS_AVX512", False)
     b = torch.randn(a.shape[1], 40)
     assert torch.equal(mm(a, b), torch.mm(a, b))
 
 
 @needs_onednn
-def test_without_avx512_onednn_takes_the_thin_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onednn_takes_thin_products_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matmul, "_HAS_AVX512", False)
     monkeypatch.setattr(torch, "mm", None)
     x, A = torch.randn(600, 40), torch.randn(22, 40)
@@ -73,7 +73,7 @@ def test_without_avx512_onednn_takes_the_thin_ones(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("tokens", [0, 5, 512, 1023])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("has_avx512", [False, True])
-def test_a_sum_over_tokens_is_that_of_double_precision(
+def test_token_sum_is_that_of_double_precision(
     tokens: int, dtype: torch.dtype, has_avx512: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matmul, "_HAS_AVX512", has_avx512)

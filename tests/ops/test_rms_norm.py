@@ -39,7 +39,7 @@ def drawn(kind: type[nn.Module], *, dtype: torch.dtype) -> nn.Module:
 @pytest.mark.parametrize("kind", [LlamaRMSNorm, Qwen3RMSNorm])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 8e-3)])
 @pytest.mark.parametrize("shape", [(5, 24), (2, 3, 24), (2, 3, 4, 24), (0, 24)])
-def test_value_is_that_of_the_model_bit_by_bit_and_the_gradient_up_to_rounding(
+def test_value_is_bitwise_and_gradient_nearly_the_models(
     kind: type[nn.Module], dtype: torch.dtype, tolerance: float, shape: tuple[int, ...]
 ) -> None:
     norm = drawn(kind, dtype=dtype)
@@ -63,7 +63,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
     torch.testing.assert_close((read.grad * direction).sum(), difference, rtol=1e-3, atol=1e-3)
 
 
-def test_a_bf16_input_under_a_wider_weight_gets_its_own_type_back() -> None:
+def test_bf16_input_keeps_its_type() -> None:
     norm = drawn(LlamaRMSNorm, dtype=torch.float32)
     x = torch.randn(4, 24, dtype=torch.bfloat16)
     (y, gradient), (fast_y, fast_gradient) = value_and_gradient(norm, x), value_and_gradient(patched(norm), x)
@@ -72,7 +72,7 @@ def test_a_bf16_input_under_a_wider_weight_gets_its_own_type_back() -> None:
     torch.testing.assert_close(fast_gradient, gradient, rtol=8e-3, atol=8e-3)  # theirs rounds once more
 
 
-def test_half_of_the_memory_is_kept_for_the_backward_pass() -> None:
+def test_backward_pass_keeps_half_of_the_memory() -> None:
     def kept(norm: nn.Module) -> int:
         seen: dict[int, int] = {}
 
@@ -89,7 +89,7 @@ def test_half_of_the_memory_is_kept_for_the_backward_pass() -> None:
     assert kept(patched(norm)) == 64 * 24 * 2 < kept(norm) / 2
 
 
-def test_a_thawed_norm_and_one_without_a_gradient_are_left_to_the_model() -> None:
+def test_thawed_and_gradientless_norms_stay_the_models() -> None:
     norm = patched(drawn(LlamaRMSNorm, dtype=torch.float32))
     x = torch.randn(4, 24, requires_grad=True)
     with torch.no_grad():
@@ -100,13 +100,13 @@ def test_a_thawed_norm_and_one_without_a_gradient_are_left_to_the_model() -> Non
 
 
 @pytest.mark.parametrize("other", [GemmaRMSNorm(24), nn.RMSNorm(24), nn.LayerNorm(24)])
-def test_norms_that_compute_something_else_stay_as_they_are(other: nn.Module) -> None:
+def test_unlike_norms_stay_unchanged(other: nn.Module) -> None:
     assert "forward" not in vars(patched(other))
 
 
 @needs_compiler
 @pytest.mark.parametrize("attached_first", [True, False])
-def test_the_compiler_takes_the_norm_in_one_piece(attached_first: bool) -> None:
+def test_norm_is_compiled_in_one_piece(attached_first: bool) -> None:
     model = nn.Sequential(drawn(LlamaRMSNorm, dtype=torch.float32))
     for change in (patch_rms_norms, compile_norms) if attached_first else (compile_norms, patch_rms_norms):
         change(model)
@@ -115,7 +115,7 @@ def test_the_compiler_takes_the_norm_in_one_piece(attached_first: bool) -> None:
     assert "Compiled" in y.grad_fn.name()
 
 
-def test_a_copy_computes_with_its_own_weight() -> None:
+def test_copy_computes_with_its_own_weight() -> None:
     norm = patched(drawn(LlamaRMSNorm, dtype=torch.float32))
     copied = deepcopy(norm)
     copied.weight.zero_()
@@ -124,7 +124,7 @@ def test_a_copy_computes_with_its_own_weight() -> None:
     assert norm(x).any()
 
 
-def test_attaching_changes_every_norm_of_a_model_and_removing_changes_it_back() -> None:
+def test_attach_replaces_norms_and_remove_restores_them() -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **sizes))
     norms = [module for module in model.modules() if isinstance(module, LlamaRMSNorm)]

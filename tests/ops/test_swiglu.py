@@ -56,7 +56,7 @@ def kept(mlp: nn.Module, x: Tensor) -> int:
 @pytest.mark.parametrize("kind", [LlamaMLP, Qwen2MLP])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 6), (2, 3, 6), (0, 6)])
-def test_value_and_gradient_are_those_of_the_model_bit_by_bit(
+def test_value_and_gradient_are_bitwise_the_models(
     kind: type[nn.Module], dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     mlp = mlp_of(kind).to(dtype)
@@ -70,7 +70,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(mlp, torch.randn(3, 6, dtype=torch.float64, requires_grad=True))
 
 
-def test_what_leaves_the_activation_is_not_kept() -> None:
+def test_output_of_the_activation_is_not_kept() -> None:
     mlp, x = mlp_of(LlamaMLP), torch.randn(7, 6)
     assert kept(patched(mlp), x) == 2 * 7 * 10
     assert kept(mlp, x) == 3 * 7 * 10
@@ -96,7 +96,7 @@ def test_without_a_gradient_the_model_computes() -> None:
         assert torch.equal(fast(x.requires_grad_()), mlp(x))
 
 
-def test_mlps_that_compute_something_else_stay_as_they_are() -> None:
+def test_unlike_mlps_stay_unchanged() -> None:
     class Biased(LlamaMLP):
         def forward(self, x: Tensor) -> Tensor:
             return self.down_proj(self.act_fn(self.gate_proj(x)) * (self.up_proj(x) + 1))
@@ -116,7 +116,7 @@ def test_mlps_that_compute_something_else_stay_as_they_are() -> None:
         assert "forward" not in vars(patched(other))
 
 
-def test_a_copy_computes_with_its_own_weights() -> None:
+def test_copy_computes_with_its_own_weights() -> None:
     mlp = patched(mlp_of(LlamaMLP))
     copied = deepcopy(mlp)
     copied.down_proj.weight.zero_()
@@ -134,7 +134,7 @@ def test_the_compiler_takes_it() -> None:
         torch.testing.assert_close(found, wanted)
 
 
-def test_attaching_changes_every_gated_mlp_of_a_model_and_removing_changes_it_back() -> None:
+def test_attach_replaces_mlps_and_remove_restores_them() -> None:
     model = LlamaForCausalLM(LlamaConfig(vocab_size=32, **SIZES))
     mlps = [module for module in model.modules() if isinstance(module, LlamaMLP)]
     attach(model, LoRAConfig(r=2))

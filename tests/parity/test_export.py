@@ -32,9 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_method_from_a_checkpoint_of_zero_3(
-    dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_method_exports_from_zero_3(dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = write_byte_base(tmp_path / "base")
     folders = {name: tmp_path / name.replace(", ", "_") for name in METHODS}
     common = {"strategy": "zero3", "base": base, "steps": 8, "adapter": True, "dtype": dtype, "rate": 0.02}

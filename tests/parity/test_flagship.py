@@ -37,7 +37,7 @@ def base(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_the_flagship_trains_merges_checkpoints_and_resumes_under_zero_3(base: Path, tmp_path: Path) -> None:
+def test_flagship_trains_merges_and_resumes_under_zero_3(base: Path, tmp_path: Path) -> None:
     rows = [{"instruction": f"Say {i}.", "output": f"{i}"} for i in range(3000)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 

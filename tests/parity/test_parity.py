@@ -73,7 +73,7 @@ def assert_same(record: Record, one: Record) -> None:
     assert absolute(record["end"], one["end"]) < 1e-5
 
 
-def test_ddp_and_zero_train_as_one_process_does(base: str, tmp_path: Path) -> None:
+def test_ddp_and_zero_train_as_one_process(base: str, tmp_path: Path) -> None:
     # Merges at steps 3, 4 and 5, the end of an epoch at 5.
     method = {**METHODS["kronecker, merging"], "merging": {**MERGES, "interval": 1}}
     run, one = alone({**method, "base": base, "steps": 7}, tmp_path)
@@ -94,7 +94,7 @@ def test_ddp_and_zero_train_as_one_process_does(base: str, tmp_path: Path) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_every_strategy_trains_every_method_as_one_process_does(
+def test_every_strategy_trains_methods_as_one_process(
     base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strategies = ["ddp", "zero1", "zero2", "zero3"]

@@ -15,32 +15,32 @@ from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
 
 
-def test_rows_that_follow_each_other_are_padded_to_like_ranks_only() -> None:
+def test_adjacent_rows_are_padded_to_like_ranks() -> None:
     large, small = stack_shapes({0: 22, 1: 22, 2: 8, 3: 4}, 6, 8, 6)
     assert dict(large.ranks) == {0: 22, 1: 22}
     assert dict(small.ranks) == {2: 8, 3: 4}
     assert large.num_values + small.num_values == 2 * (22 + 8) * (8 + 6)
 
 
-def test_scattered_rows_stand_in_one_stack_that_has_the_other_rows_as_zeros() -> None:
+def test_scattered_rows_share_one_stack_with_zeros() -> None:
     (shape,) = stack_shapes({2: 4, 0: 22, 3: 22}, 5, 8, 6)
     assert list(shape.ranks.items()) == [(0, 22), (1, 0), (2, 4), (3, 22), (4, 0)]
     assert shape.num_values == 5 * 22 * (8 + 6)
 
 
-def test_a_row_of_a_far_smaller_rank_is_not_padded_to_the_largest() -> None:
+def test_far_smaller_rank_is_not_padded() -> None:
     large, small = stack_shapes({0: 8, 1: 256, 2: 8, 3: 8, 4: 8}, 5, 10, 10)
     assert dict(large.ranks) == {1: 256}
     assert dict(small.ranks) == {0: 8, 1: 0, 2: 8, 3: 8, 4: 8}
 
 
-def test_few_rows_with_an_adapter_leave_no_room_for_the_others() -> None:
+def test_few_adapted_rows_need_little_room() -> None:
     (shape,) = stack_shapes({5: 8}, 16, 10, 10)
     assert dict(shape.ranks) == {5: 8}
 
 
 @pytest.mark.parametrize("few", [False, True], ids=["most rows", "few rows"])
-def test_rows_of_far_apart_ranks_have_the_logits_of_their_adapter_alone(
+def test_rows_of_unlike_ranks_have_own_logits(
     few: bool, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
     model = tiny_model("llama")

@@ -13,7 +13,7 @@ def new_states(num_tokens: int, num_rows: int = 2) -> tuple[Tensor, Tensor]:
     return torch.randn(num_rows, 3, num_tokens, 4), torch.randn(num_rows, 3, num_tokens, 5)
 
 
-def test_a_model_generates_the_same_with_it(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_model_generates_the_same_with_it(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     ids = torch.randint(3, 64, (2, 5), generator=torch.Generator().manual_seed(0))
     caches = preallocated_cache(model.config), DynamicCache(config=model.config)
@@ -28,7 +28,7 @@ def test_a_model_generates_the_same_with_it(tiny_model: Callable[..., PreTrained
         assert ours_.get_seq_length() == theirs_.get_seq_length() == BLOCK + 7
 
 
-def test_tokens_are_written_behind_the_others_until_the_room_is_full() -> None:
+def test_tokens_are_appended_until_room_is_full() -> None:
     layer = PreallocatedLayer()
     first, _ = layer.update(*new_states(4))
     places = {layer.update(*new_states(1))[0].data_ptr() for _ in range(BLOCK)}
@@ -36,7 +36,7 @@ def test_tokens_are_written_behind_the_others_until_the_room_is_full() -> None:
     assert layer.update(*new_states(1))[0].data_ptr() != first.data_ptr()
 
 
-def test_rows_may_be_chosen_repeated_and_shortened_in_between() -> None:
+def test_rows_may_be_chosen_repeated_and_shortened() -> None:
     ours, theirs = PreallocatedLayer(), DynamicCache().layer_class_to_replicate()
     changes: list[tuple[Callable[[PreallocatedLayer], None], int]] = [
         (lambda layer: layer.reorder_cache(torch.tensor([1, 0])), 2),
@@ -56,7 +56,7 @@ def test_rows_may_be_chosen_repeated_and_shortened_in_between() -> None:
         assert torch.equal(mine, expected)
 
 
-def test_layers_with_a_window_stay_transformers_own() -> None:
+def test_layers_with_a_window_stay_unchanged() -> None:
     config = MistralConfig(num_hidden_layers=2, sliding_window=8)
     kinds = [type(layer) for layer in DynamicCache(config=config).layers]
     assert [type(layer) for layer in preallocated_cache(config).layers] == kinds

@@ -153,9 +153,7 @@ def check(load: Load, kinds: Sequence[str] = ("answered", "refused", "moved")) -
     assert 0 < load.pool.batches.peak <= load.pool.batches.budget
 
 
-def test_threads_get_their_own_adapters_within_the_budget(
-    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
-) -> None:
+def test_threads_get_own_adapters_within_the_budget(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     load = Load(tiny_model("llama"), tmp_path, num_adapters=30, num_held=6)
     with running(load, lambda number: number < 10):
         pass
@@ -165,7 +163,7 @@ def test_threads_get_their_own_adapters_within_the_budget(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the anonymous memory from /proc")
-def test_two_minutes_of_load_take_no_more_memory(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
+def test_two_minutes_of_load_keep_memory(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
     load = Load(tiny_model("llama"), tmp_path, num_adapters=200, num_held=40)
     end = time.monotonic() + 120
     with running(load, lambda _: time.monotonic() < end):

@@ -17,7 +17,7 @@ def put(cache: LRUCache[str], name: str, num_bytes: int = 1) -> None:
         assert found == name
 
 
-def test_the_least_recently_used_value_makes_room() -> None:
+def test_least_recently_used_value_makes_room() -> None:
     cache: LRUCache[str] = LRUCache(2, "budget")
     for name in ("a", "b", "a", "c"):
         put(cache, name)
@@ -29,7 +29,7 @@ def test_the_least_recently_used_value_makes_room() -> None:
     assert made == ["b"]
 
 
-def test_a_value_in_use_is_not_dropped_and_others_wait_for_its_room() -> None:
+def test_value_in_use_is_not_dropped() -> None:
     cache: LRUCache[str] = LRUCache(2, "budget")
     got = threading.Event()
     with cache.pin("a", lambda: value("a", 2)):
@@ -42,7 +42,7 @@ def test_a_value_in_use_is_not_dropped_and_others_wait_for_its_room() -> None:
     assert cache.peak == 2
 
 
-def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
+def test_small_requests_do_not_overtake_a_large() -> None:
     cache: LRUCache[str] = LRUCache(2, "budget")
     order: list[str] = []
     with cache.pin("a", lambda: value("a")):
@@ -59,7 +59,7 @@ def test_a_large_request_is_not_overtaken_by_small_ones() -> None:
     assert sorted(order) == ["large", "small"]
 
 
-def test_what_fails_reaches_its_caller_and_leaves_no_bytes() -> None:
+def test_failure_reaches_its_caller_without_bytes_left() -> None:
     cache: LRUCache[str] = LRUCache(2, "budget")
 
     def fail() -> str:
@@ -71,7 +71,7 @@ def test_what_fails_reaches_its_caller_and_leaves_no_bytes() -> None:
     put(cache, "a", 2)
 
 
-def test_threads_that_want_the_same_value_make_it_once() -> None:
+def test_threads_make_a_common_value_once() -> None:
     cache: LRUCache[str] = LRUCache(2, "budget")
     made: list[int] = []
     gate = threading.Barrier(8)
@@ -89,7 +89,7 @@ def test_threads_that_want_the_same_value_make_it_once() -> None:
     assert made == [1]
 
 
-def test_a_discarded_value_in_use_takes_its_bytes_until_it_is_let_go() -> None:
+def test_discarded_value_counts_while_in_use() -> None:
     cache: LRUCache[str] = LRUCache(2, "budget")
     with cache.pin("a", lambda: value("a", 2)) as found:
         cache.discard(lambda key: key == "a")
@@ -97,7 +97,7 @@ def test_a_discarded_value_in_use_takes_its_bytes_until_it_is_let_go() -> None:
     assert cache.used == 0
 
 
-def test_a_value_larger_than_the_shelf_is_an_error() -> None:
+def test_value_larger_than_the_cache_is_an_error() -> None:
     cache: LRUCache[str] = LRUCache(2, "budget")
     with pytest.raises(UserError, match="3 bytes are needed at once, but budget is 2; raise it"):
         put(cache, "a", 3)

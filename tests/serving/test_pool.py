@@ -50,7 +50,7 @@ def pool(tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, 
     return pool
 
 
-def test_every_row_of_a_mixed_batch_has_the_logits_of_its_adapter_alone(
+def test_mixed_rows_have_their_own_adapters_logits(
     pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     names: list[str | None] = [*adapter_folders, None]
@@ -64,7 +64,7 @@ def test_every_row_of_a_mixed_batch_has_the_logits_of_its_adapter_alone(
         assert name is None or (expected - base[row]).abs().max() > 1e-2, f"{name} does nothing: the test is blind"
 
 
-def test_left_and_right_padding_do_not_change_the_logits_of_a_row(
+def test_padding_does_not_change_a_rows_logits(
     pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     names = ["kronecker", "gate", "kronecker", "aslora"]
@@ -83,7 +83,7 @@ def test_left_and_right_padding_do_not_change_the_logits_of_a_row(
         assert (flipped[row, :length] - reverse).abs().max() < 1e-5
 
 
-def test_generation_of_a_left_padded_mixed_batch_equals_that_of_each_prompt_alone(
+def test_mixed_batch_generates_as_each_prompt_alone(
     pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     names = ["slice", None, "kronecker", "aslora, merged", "lora of another rank"]
@@ -120,7 +120,7 @@ def test_other_architectures_are_served_too(
         assert (logits[row] - alone(fresh, folder, tokens[row : row + 1])[0]).abs().max() < 1e-5
 
 
-def test_outside_batches_the_model_answers_as_before_bit_by_bit(
+def test_model_outside_batches_is_bitwise_unchanged(
     pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     pool.logits(ids(2), ["kronecker", None])
@@ -129,7 +129,7 @@ def test_outside_batches_the_model_answers_as_before_bit_by_bit(
         assert torch.equal(alone(pool.model, folder, ids(3)), alone(model, folder, ids(3)))
 
 
-def test_a_batch_of_one_adapter_stores_its_factors_once(pool: AdapterPool) -> None:
+def test_batch_of_one_adapter_stores_factors_once(pool: AdapterPool) -> None:
     tokens = ids(6)
     mixed = pool.logits(tokens, ["kronecker"] * 5 + [None])
     several = pool.batches.used
@@ -139,20 +139,18 @@ def test_a_batch_of_one_adapter_stores_its_factors_once(pool: AdapterPool) -> No
     assert (same[:5] - mixed[:5]).abs().max() < 1e-5
 
 
-def test_the_factors_of_a_batch_are_built_once(pool: AdapterPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_factors_of_a_batch_are_built_once(pool: AdapterPool, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pool.logits(ids(2), ["slice", "gate"])
     monkeypatch.setattr("bishare.serving.batch_factors.assemble_into", None)
     assert torch.equal(pool.logits(ids(2), ["slice", "gate"]), first)
 
 
-def test_an_unknown_name_is_an_error_and_never_the_base_model(pool: AdapterPool) -> None:
+def test_unknown_name_is_an_error(pool: AdapterPool) -> None:
     with pytest.raises(UserError, match="row 1 asks for adapter 'kroneker', which the pool does not have"):
         pool.logits(ids(2), ["gate", "kroneker"])
 
 
-def test_a_removed_adapter_is_unknown_and_another_may_take_its_name(
-    pool: AdapterPool, adapter_folders: dict[str, Path]
-) -> None:
+def test_removed_adapter_frees_its_name(pool: AdapterPool, adapter_folders: dict[str, Path]) -> None:
     gate, kronecker = (pool.logits(ids(1), [name]) for name in ("gate", "kronecker"))
     held = pool.adapters.used
     pool.remove("gate")
@@ -164,7 +162,7 @@ def test_a_removed_adapter_is_unknown_and_another_may_take_its_name(
     assert not torch.allclose(gate, kronecker)
 
 
-def test_an_adapter_removed_inside_a_batch_serves_it_to_its_end(pool: AdapterPool) -> None:
+def test_removed_adapter_serves_its_batch(pool: AdapterPool) -> None:
     tokens = ids(1)
     expected = pool.logits(tokens, ["gate"])
     with pool.batch(["gate"]):
@@ -173,17 +171,17 @@ def test_an_adapter_removed_inside_a_batch_serves_it_to_its_end(pool: AdapterPoo
     assert pool.batches.used == 0
 
 
-def test_a_name_can_not_be_taken_twice(pool: AdapterPool, adapter_folders: dict[str, Path]) -> None:
+def test_name_cannot_be_taken_twice(pool: AdapterPool, adapter_folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="'gate' is there already"):
         pool.add("gate", adapter_folders["slice"])
 
 
-def test_a_folder_without_an_adapter_is_refused(pool: AdapterPool, tmp_path: Path) -> None:
+def test_folder_without_an_adapter_is_refused(pool: AdapterPool, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"adapter 'new': .* holds no adapter"):
         pool.add("new", tmp_path / "nowhere")
 
 
-def test_a_batch_of_another_number_of_rows_is_an_error(pool: AdapterPool) -> None:
+def test_batch_with_another_row_count_is_refused(pool: AdapterPool) -> None:
     with pytest.raises(UserError, match="named for 2 rows"):
         pool.logits(ids(3), ["gate", "slice"])
 
@@ -192,7 +190,7 @@ def test_a_batch_of_another_number_of_rows_is_an_error(pool: AdapterPool) -> Non
 
 
 @pytest.mark.parametrize("order", ["far", "near", "alternating"])
-def test_a_call_inside_a_batch_takes_the_rows_in_the_order_in_which_they_are_named(
+def test_calls_in_a_batch_keep_the_rows_order(
     order: str, pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     for name in ("vera", "kronecker", "gate"):
@@ -214,7 +212,7 @@ def test_a_call_inside_a_batch_takes_the_rows_in_the_order_in_which_they_are_nam
 
 
 @torch.no_grad()
-def test_an_input_that_is_changed_between_two_weights_is_read_again(pool: AdapterPool) -> None:
+def test_changed_input_is_read_again(pool: AdapterPool) -> None:
     attention = pool.model.get_submodule("model.layers.0.self_attn")
     x = torch.randn(1, 4, attention.q_proj.in_features)
     with pool.batch(["vera"]):
@@ -225,16 +223,14 @@ def test_an_input_that_is_changed_between_two_weights_is_read_again(pool: Adapte
         assert torch.equal(attention.k_proj(x.add_(1)), after)
 
 
-def test_a_batch_inside_a_batch_is_an_error(pool: AdapterPool) -> None:
+def test_nested_batch_is_an_error(pool: AdapterPool) -> None:
     with pool.batch(["gate"]), pytest.raises(UserError, match="inside a batch"):
         pool.logits(ids(1), ["slice"])
     assert pool.logits(ids(1), ["slice"]).shape == (1, 9, 64)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "overwritten", "gone"])
-def test_a_damaged_file_is_the_error_of_those_who_ask_for_it(
-    pool: AdapterPool, adapter_folders: dict[str, Path], damage: str
-) -> None:
+def test_damaged_file_fails_only_its_askers(pool: AdapterPool, adapter_folders: dict[str, Path], damage: str) -> None:
     path = adapter_folders["gate"] / WEIGHTS
     if damage == "gone":
         path.unlink()
@@ -249,7 +245,7 @@ def test_a_damaged_file_is_the_error_of_those_who_ask_for_it(
     assert pool.logits(ids(1), ["slice"]).isfinite().all()
 
 
-def test_an_adapter_of_another_base_is_refused(
+def test_adapter_of_another_base_is_refused(
     pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], tmp_path: Path
 ) -> None:
 
@@ -259,7 +255,7 @@ def test_an_adapter_of_another_base_is_refused(
         pool.logits(ids(1), ["stranger"])
 
 
-def test_adapters_beyond_the_budget_are_dropped_and_read_again(
+def test_adapters_beyond_the_budget_are_read_again(
     tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     roomy = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=MIB)
@@ -279,7 +275,7 @@ def test_adapters_beyond_the_budget_are_dropped_and_read_again(
     assert len(tight.adapters) == 2
 
 
-def test_a_batch_that_can_never_fit_is_an_error(
+def test_batch_that_never_fits_is_an_error(
     tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     pool = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=1000)
@@ -292,14 +288,14 @@ def test_a_batch_that_can_never_fit_is_an_error(
         pool.logits(ids(1), ["lora"])
 
 
-def test_a_model_that_carries_an_adapter_is_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_model_with_an_adapter_is_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     attach(model, LoRAConfig())
     with pytest.raises(UserError, match="carries an adapter"):
         AdapterPool(model, adapter_bytes=MIB, factor_bytes=MIB)
 
 
-def test_an_adapter_takes_four_bytes_for_each_of_its_values(
+def test_adapter_takes_four_bytes_per_value(
     pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
 ) -> None:
     pool.logits(ids(1), ["kronecker"])

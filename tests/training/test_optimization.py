@@ -12,7 +12,7 @@ from bishare.training.optimization import adamw, linear_schedule, parameter_grou
 SLOTS = [Slot(name=f"layers.0.{kind}", layer=0, kind=kind, in_features=8, out_features=6) for kind in ("q", "up")]
 
 
-def test_the_rate_rises_from_a_hundredth_and_falls_to_zero_after_the_last_step() -> None:
+def test_rate_rises_and_falls_to_zero() -> None:
     rates = [linear_schedule(step, warmup_steps=10, total_steps=110) for step in range(111)]
     assert rates[0] == 0.01
     assert rates[5] == pytest.approx(0.505)
@@ -22,15 +22,15 @@ def test_the_rate_rises_from_a_hundredth_and_falls_to_zero_after_the_last_step()
     assert rates[110] == 0.0
 
 
-def test_a_run_without_warm_up_starts_at_the_peak() -> None:
+def test_run_without_warmup_starts_at_the_peak() -> None:
     assert linear_schedule(0, warmup_steps=0, total_steps=4) == 1.0
 
 
-def test_the_rate_stays_at_zero_when_a_run_goes_on_past_its_total() -> None:
+def test_rate_stays_at_zero_past_the_total() -> None:
     assert linear_schedule(7, warmup_steps=2, total_steps=5) == 0.0
 
 
-def test_every_parameter_is_in_exactly_one_named_group() -> None:
+def test_every_parameter_is_in_one_group() -> None:
     adapter = BiShareConfig(size=4).build(SLOTS)
     groups = parameter_groups(adapter, learning_rate=1e-3, lr_factors={})
     grouped = [p for group in groups for p in group["params"]]
@@ -39,7 +39,7 @@ def test_every_parameter_is_in_exactly_one_named_group() -> None:
     assert [group["name"] for group in groups][:3] == ["inter.A", "inter.B", "inter.kernel"]
 
 
-def test_a_factor_for_a_role_holds_on_all_levels_and_a_groups_own_wins() -> None:
+def test_group_factor_wins_over_its_roles() -> None:
     adapter = BiShareConfig(size=4).build(SLOTS)
     groups = parameter_groups(adapter, learning_rate=0.1, lr_factors={"B": 16.0, "intra.B": 2.0})
     rates = {group["name"]: group["lr"] for group in groups}
@@ -48,7 +48,7 @@ def test_a_factor_for_a_role_holds_on_all_levels_and_a_groups_own_wins() -> None
     assert rates["local.A"] == rates["intra.kernel"] == pytest.approx(0.1)
 
 
-def test_a_factor_for_an_unknown_group_is_refused_with_the_known_ones() -> None:
+def test_factor_for_an_unknown_group_is_refused() -> None:
     adapter = BiShareConfig(transform="slice").build(SLOTS)
     with pytest.raises(UserError, match=r"'kernel'; this adapter has A, B, inter\.A"):
         parameter_groups(adapter, learning_rate=0.1, lr_factors={"kernel": 2.0})

@@ -85,7 +85,7 @@ def assert_close(record: Record, wanted: Record, k: int, tolerance: float) -> No
         assert float((record["end"][name] - value).abs().max()) < tolerance
 
 
-def test_a_resumed_run_is_bitwise_the_unbroken_run(
+def test_resumed_run_is_bitwise_the_unbroken_one(
     run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, wanted = unbroken
@@ -101,7 +101,7 @@ def test_a_resumed_run_is_bitwise_the_unbroken_run(
     assert (folder / "last.ckpt").stat().st_size <= 4 * trained + 2**20
 
 
-def test_a_resumed_run_is_resumed_again(run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path) -> None:
+def test_resumed_run_is_resumed_again(run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path) -> None:
     (folder, wanted), run = unbroken, {**run, "strategy": "one"}
     for k, stop in pairwise([3, 5, 8, 10]):  # each from the run before
         following = tmp_path / f"until-{stop}"
@@ -118,7 +118,7 @@ def test_checkpoints_of_validations_are_resumed_bitwise(run: dict[str, Any], tmp
         assert_bitwise(train(resumed(run, k, tmp_path)), wanted, k)
 
 
-def test_checkpoints_of_epochs_ends_are_resumed_bitwise(run: dict[str, Any], tmp_path: Path) -> None:
+def test_checkpoints_of_epochs_are_resumed_bitwise(run: dict[str, Any], tmp_path: Path) -> None:
     run = {**run, "strategy": "one", "every": None, "validate": 1.0}
     wanted = train(whole(run, tmp_path))
     assert saved_steps(tmp_path) == [5, 10, 11]
@@ -133,7 +133,7 @@ def warming_up(run: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("how", [{"steps": 7}, {"stop": 7}])
-def test_a_run_stopped_inside_an_epoch_goes_on(
+def test_run_stopped_inside_an_epoch_goes_on(
     warming_up: tuple[dict[str, Any], Record], how: dict[str, int], tmp_path: Path
 ) -> None:
     run, wanted = warming_up
@@ -144,7 +144,7 @@ def test_a_run_stopped_inside_an_epoch_goes_on(
 
 
 @pytest.mark.parametrize("k", MIDWAY)
-def test_a_checkpoint_inside_a_step_resumes_at_its_beginning(
+def test_checkpoint_inside_a_step_resumes_its_beginning(
     k: int, run: dict[str, Any], unbroken: tuple[Path, Record], tmp_path: Path
 ) -> None:
     folder, wanted = unbroken
@@ -237,7 +237,7 @@ def wait_for(path: Path, process: Any, seconds: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_killed_run_resumes_exactly(long_run: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_run_resumes_exactly(long_run: dict[str, Any], tmp_path: Path) -> None:
     run = {**long_run, "strategy": "one"}
     wanted = train(whole(run, tmp_path / "whole"))
     dice, steps, tries = random.Random(0), [], 0
@@ -263,7 +263,7 @@ def test_a_killed_run_resumes_exactly(long_run: dict[str, Any], tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_killed_zero_run_resumes(long_run: dict[str, Any], tmp_path: Path) -> None:
+def test_killed_zero_run_resumes(long_run: dict[str, Any], tmp_path: Path) -> None:
     run = {**long_run, "strategy": "zero2"}
     dice = random.Random(0)
     (wanted,) = launch([whole(run, tmp_path / "whole")], tmp_path / "launch", seconds=500)
@@ -292,7 +292,7 @@ def test_random_states_survive_a_file(tmp_path: Path) -> None:
     assert drawn == (random.random(), np.random.rand(), np.random.randn(), float(torch.rand(())))
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "last.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 1}, file)
     with pytest.raises(Exception, match="pickle"):
@@ -300,12 +300,12 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     assert AtomicCheckpointIO().load_checkpoint(file) == {"step": 1}
 
 
-def test_a_view_is_saved_without_what_it_is_a_view_of(tmp_path: Path) -> None:
+def test_view_is_saved_without_its_storage(tmp_path: Path) -> None:
     AtomicCheckpointIO().save_checkpoint({"row": torch.zeros(100_000, 2)[:, :1][:3]}, tmp_path / "x.ckpt")
     assert (tmp_path / "x.ckpt").stat().st_size < 10_000
 
 
-def test_progress_is_counted_in_the_new_accumulation() -> None:
+def test_progress_is_counted_in_new_accumulation() -> None:
     progress = {
         "total": {"ready": 18, "completed": 17, "started": 18, "processed": 18},
         "current": {"ready": 8, "completed": 7, "started": 8, "processed": 8},

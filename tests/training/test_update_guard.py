@@ -22,7 +22,7 @@ def _change(adapter: BiShare, *, but: str = "") -> None:
                 p.add_(1e-6)
 
 
-def test_a_group_that_never_changes_is_named(adapter: BiShare) -> None:
+def test_unchanging_group_is_named(adapter: BiShare) -> None:
     guard = UpdateGuard(adapter)
     _change(adapter, but="intra.B")
     with pytest.raises(UserError, match=r"parameters intra\.B have not changed in 3 optimizer steps"):

@@ -24,21 +24,21 @@ def cell(method: str, *groupings: dict[str, int]) -> Cell:
     return Cell(task="rte", method=method, learning_rate=0.1, tried={0.1: 0.5}, results=results)
 
 
-def test_the_same_groups_agree_fully_and_crossed_ones_less_than_by_chance() -> None:
+def test_same_groups_agree_fully_and_crossed_less() -> None:
     pairs = grouping(1, 1, 3, 3)
     assert agreement({"q": pairs}, {"q": grouping(0, 0, 2, 2)}) == pytest.approx(1.0)
     # Hubert and Arabie's index of {01}{23} and {02}{13}: no pair in common, expected 2 * 2 / 6
     assert agreement({"q": pairs}, {"q": grouping(2, 3, 2, 3)}) == pytest.approx((0 - 2 / 3) / (2 - 2 / 3))
 
 
-def test_groups_of_weights_are_averaged_over_the_layers_that_both_have() -> None:
+def test_agreement_averages_over_common_layers() -> None:
     first = {"q": grouping(1, 1, 3, 3), "v": grouping(1, 1, 3, 3), "k": grouping(0, 0)}
     second = {"q": grouping(1, 1, 2), "v": grouping(2, 3, 2, 3)}
     assert agreement(first, second) == pytest.approx((1.0 - 0.5) / 2)
     assert math.isnan(agreement(first, {"down": grouping(0, 0)}))
 
 
-def test_the_diagonal_is_the_agreement_between_seeds() -> None:
+def test_diagonal_is_agreement_between_seeds() -> None:
     pairs, crossed = grouping(1, 1, 3, 3), grouping(2, 3, 2, 3)
     assert agreements([cell("one", pairs, crossed), cell("two", pairs, crossed)]) == [
         [pytest.approx(-0.5), pytest.approx(1.0)],
@@ -46,7 +46,7 @@ def test_the_diagonal_is_the_agreement_between_seeds() -> None:
     ]
 
 
-def test_a_run_that_diverged_agrees_with_none() -> None:
+def test_diverged_run_agrees_with_none() -> None:
     pairs, crossed = grouping(1, 1, 3, 3), grouping(2, 3, 2, 3)
     found = agreements([cell("one", {}, pairs), cell("two", crossed, pairs)])
     assert found[0][1] == pytest.approx(1.0), "the runs of the second seed"
@@ -60,7 +60,7 @@ def comparison(folder: Path) -> Comparison:
     return Comparison(folder=folder, methods=methods, **options)
 
 
-def test_json_and_plot_are_written_where_layers_merged_and_only_there(tmp_path: Path) -> None:
+def test_files_are_written_only_where_layers_merged(tmp_path: Path) -> None:
     cells = [cell("one", grouping(1, 1, 2)), cell("two", grouping(0, 2, 2))]
     files = write_agreement(comparison(tmp_path), cells)
     assert [file.name for file in files] == ["sharing.json", "sharing.png"]

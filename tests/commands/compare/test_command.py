@@ -71,7 +71,7 @@ def compare(config: Path, tmp_path: Path, *options: str) -> int:
     return main(["compare", "--config", str(config), "--data.path", str(tmp_path / "glue"), *options])
 
 
-def test_all_runs_are_trained_once_and_a_stopped_comparison_goes_on(
+def test_all_runs_are_trained_once(
     config: Path, tmp_path: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert compare(config, tmp_path) == 0
@@ -115,7 +115,7 @@ def test_ranks_are_solved_to_match_a_method(
     assert "| aslora | 480 |" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_a_learning_rate_that_diverges_is_a_result(config: Path, tmp_path: Path, calls: list[str]) -> None:
+def test_diverging_learning_rate_is_a_result(config: Path, tmp_path: Path, calls: list[str]) -> None:
     tree = yaml.safe_load(config.read_text())
     tree["learning_rates"] = [0.01, 1e38]
     tree["fit"]["trainer"]["max_epochs"] = 4
@@ -152,7 +152,7 @@ def test_a_mistake_ends_in_one_line(
     assert message in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_metric_that_is_not_logged_is_named(
+def test_unlogged_metric_is_named(
     config: Path, tmp_path: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text(config.read_text().replace("val/score", "val/scroe"))

@@ -37,7 +37,7 @@ def test_parts_are_read_and_runs_counted(tmp_path: Path) -> None:
     assert read_comparison(write(tmp_path), folder=tmp_path / "y", match="800").match == 800
 
 
-def test_a_file_is_laid_over_the_configuration(tmp_path: Path) -> None:
+def test_file_is_laid_over_the_configuration(tmp_path: Path) -> None:
     over = tmp_path / "over.yaml"
     over.write_text("learning_rates: [0.5]\nfit: {model: {base: large}}\n")
     comparison = read_comparison(write(tmp_path), over=over)
@@ -60,7 +60,7 @@ def test_a_file_is_laid_over_the_configuration(tmp_path: Path) -> None:
         ({"fit": {"model": "nowhere.yaml"}}, "nowhere.yaml cannot be read"),
     ],
 )
-def test_a_mistake_is_named_with_its_file_and_key(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_mistake_is_named_with_file_and_key(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as error:
         read_comparison(write(tmp_path, **changes))
     assert message in str(error.value)

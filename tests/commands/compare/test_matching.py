@@ -14,7 +14,7 @@ def test_the_largest_that_fits_is_found(limit: int) -> None:
     assert largest(lambda n: n <= limit) == min(limit, HIGHEST)
 
 
-def test_aslora_has_a_quarter_of_loras_parameters_on_minilm() -> None:
+def test_aslora_has_a_quarter_of_loras_parameters() -> None:
     comparison = read_comparison(COMPARISONS / "minilm_glue.yaml")
     lora, aslora = (count(comparison, method) for method in ("lora", "aslora"))
     assert lora == 6 * 2 * 8 * (384 + 384)

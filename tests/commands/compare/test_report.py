@@ -36,7 +36,7 @@ def cell(method: str, task: str, *scores: float | None, parameters: int = 1000) 
     return Cell(task=task, method=method, learning_rate=0.2, tried={0.1: None, 0.2: scores[0]}, results=results)
 
 
-def test_the_table_has_means_deviations_costs_and_learning_rates(tmp_path: Path) -> None:
+def test_table_has_means_deviations_costs_and_rates(tmp_path: Path) -> None:
     cells = [cell("one", "rte", 0.5, 0.6, 0.7), cell("one", "cola", 0.1, 0.1, None, parameters=1200)]
     text = markdown(comparison(tmp_path), cells)
     assert "| ONE | 1,000 to 1,200 | 0.600 ± 0.100 | 0.100 ± 0.000 (1 diverged) | 0.350 | 2 | 0.50 |" in text
@@ -45,12 +45,12 @@ def test_the_table_has_means_deviations_costs_and_learning_rates(tmp_path: Path)
     assert "not counted: 34" in text
 
 
-def test_a_method_whose_runs_all_diverged_says_so(tmp_path: Path) -> None:
+def test_method_whose_runs_all_diverged_says_so(tmp_path: Path) -> None:
     text = markdown(comparison(tmp_path), [cell("one", "rte", None, None, None)])
     assert "| ONE |  | diverged |" in text
 
 
-def test_the_report_is_three_files_and_the_json_is_strict(tmp_path: Path) -> None:
+def test_report_is_three_files_with_strict_json(tmp_path: Path) -> None:
     cells = [cell("one", "rte", 0.5), cell("two", "rte", None), cell("one", "cola", 0.2, math.nan)]
     files = write_report(comparison(tmp_path), cells, options=["--data.path", "x"])
     assert [file.name for file in files] == ["results.md", "results.json", "results.png"]
@@ -59,7 +59,7 @@ def test_the_report_is_three_files_and_the_json_is_strict(tmp_path: Path) -> Non
     assert files[2].stat().st_size > 5000
 
 
-def test_the_best_learning_rate_follows_the_goal_and_skips_diverged_runs() -> None:
+def test_best_learning_rate_follows_the_goal() -> None:
     grid = {0.1: result(0.3), 0.2: result(0.4), 0.3: result(None), 0.4: result(math.nan)}
     assert best_rate(grid, is_max=True) == 0.2
     assert best_rate(grid, is_max=False) == 0.1

@@ -37,7 +37,7 @@ def test_classification_shares_arguments_with_language_models() -> None:
     assert ours == theirs
 
 
-def test_parts_are_found_beside_the_file_that_names_them(config: Path) -> None:
+def test_parts_are_found_beside_their_file(config: Path) -> None:
     settings = read_settings(["--config", str(config)])
 
     assert isinstance(settings.model.adapter, BiShareConfig)
@@ -46,7 +46,7 @@ def test_parts_are_found_beside_the_file_that_names_them(config: Path) -> None:
     assert settings.data["init_args"]["batch_size"] == 8
 
 
-def test_a_second_file_is_laid_over_the_first(config: Path) -> None:
+def test_second_file_is_laid_over_the_first(config: Path) -> None:
     second = config.with_name("second.yaml")
     second.write_text("trainer:\n  precision: bf16-mixed\n  callbacks+:\n    - class_path: callbacks.Throughput\n")
 
@@ -67,7 +67,7 @@ def test_options_win_over_files(config: Path) -> None:
     assert settings.model.base == "a/b"
 
 
-def test_another_data_class_starts_from_its_own_defaults(config: Path) -> None:
+def test_another_data_class_starts_from_its_defaults(config: Path) -> None:
     settings = read_settings(["--config", str(config), "--data", "bishare.data.InstructionData"])
 
     assert settings.data == {"class_path": "bishare.data.InstructionData"}

@@ -63,7 +63,7 @@ def test_other_options_stay() -> None:
         ("plan", "-c", "../llama7b_vera", "-c: there is no file ../llama7b_vera; did you mean llama7b_vera"),
     ],
 )
-def test_an_unknown_name_comes_with_the_nearest(command: str, option: str, name: str, line: str) -> None:
+def test_unknown_name_comes_with_the_nearest(command: str, option: str, name: str, line: str) -> None:
     with pytest.raises(UserError) as error:
         with_shipped(command, [option, name])
     assert line in str(error.value)
@@ -86,7 +86,7 @@ def test_all_files_are_near_where_any_will_do() -> None:
     assert "adapter/vera_r64" in nearest("vera_r6")
 
 
-def test_plan_finds_a_shipped_file_and_its_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_finds_a_shipped_file_and_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--config", "llama7b", "--json"]) == 0
     assert '"base": "huggyllama/llama-7b"' in capsys.readouterr().out
 

@@ -8,14 +8,14 @@ from bishare.commands.config.trees import names_part, overlay, read_tree
 from bishare.errors import UserError
 
 
-def test_mappings_merge_lists_replace_or_append_and_neither_tree_changes() -> None:
+def test_mappings_merge_and_lists_replace_or_append() -> None:
     below = {"a": {"b": 1, "c": [1]}, "d": [1]}
     above = {"a": {"b": 2, "c+": [2]}, "d": [3], "e+": [4]}
     assert overlay(below, above) == {"a": {"b": 2, "c": [1, 2]}, "d": [3], "e": [4]}
     assert below == {"a": {"b": 1, "c": [1]}, "d": [1]}
 
 
-def test_another_class_forgets_the_options_of_the_one_below() -> None:
+def test_another_class_forgets_earlier_options() -> None:
     below = {"class_path": "A", "init_args": {"r": 1}}
     assert overlay(below, {"class_path": "B"}) == {"class_path": "B"}
     assert overlay(below, {"class_path": "A", "init_args": {"s": 2}})["init_args"] == {"r": 1, "s": 2}
@@ -37,7 +37,7 @@ def test_files_of_rows_are_no_parts(tmp_path: Path) -> None:
     assert read_tree(tmp_path / "top.yaml") == {"data": {"init_args": {"path": "rows.json"}}}
 
 
-def test_parts_are_read_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
+def test_parts_are_read_relative_to_their_file(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "one.yaml").write_text("two: two.yaml\n")
     (tmp_path / "sub" / "two.yaml").write_text("x: 1\n")

@@ -6,7 +6,7 @@ from bishare.commands.evaluate.catalog import SUITES, check_local, find_suite
 from bishare.errors import UserError
 
 
-def test_an_unknown_suite_gets_the_nearest_name_or_all() -> None:
+def test_unknown_suite_gets_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean commonsense"):
         find_suite("comonsense")
     with pytest.raises(UserError, match="commonsense, mmlu, gsm8k"):
@@ -22,7 +22,7 @@ def test_a_missing_file_is_named(name: str, rows_folder: Path) -> None:
         check_local(name, suite, str(rows_folder), suite.shots)
 
 
-def test_more_examples_than_there_are_is_refused(rows_folder: Path) -> None:
+def test_more_examples_than_exist_are_refused(rows_folder: Path) -> None:
     with pytest.raises(UserError, match="no examples to show; give --shots 0"):
         check_local("commonsense", SUITES["commonsense"], str(rows_folder), 1)
     with pytest.raises(UserError, match="5 examples to show; give --shots 5"):

@@ -41,7 +41,7 @@ def answers(results: dict[str, Any]) -> dict[tuple[str, int], list[Any]]:
 
 
 @pytest.mark.parametrize(("suite", "shots"), [("commonsense", 0), ("mmlu", 2)])
-def test_packs_give_the_harness_own_log_likelihoods(
+def test_packs_give_the_harness_log_likelihoods(
     base: Base, rows_folder: Path, monkeypatch: pytest.MonkeyPatch, suite: str, shots: int
 ) -> None:
     limit = 1 if suite == "mmlu" else None
@@ -58,9 +58,7 @@ def test_packs_give_the_harness_own_log_likelihoods(
     assert packed["results"] == plain["results"]
 
 
-def test_choices_of_one_token_are_read_in_one_pass_and_what_prompts_share_is_read_once(
-    base: Base, rows_folder: Path
-) -> None:
+def test_one_pass_reads_choices_and_shared_prompts(base: Base, rows_folder: Path) -> None:
     read: list[dict[str, Any]] = []
     model, _ = base
     model.base_model.register_forward_hook(lambda _, args, kwargs, out: read.append(kwargs), with_kwargs=True)
@@ -76,9 +74,7 @@ def test_choices_of_one_token_are_read_in_one_pass_and_what_prompts_share_is_rea
     assert num_shared > num_read / 2
 
 
-def test_a_model_that_takes_no_packs_is_left_to_the_harness(
-    base: Base, rows_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_model_without_packs_is_left_to_harness(base: Base, rows_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = run(base, "commonsense", rows_folder, limit=1)
     monkeypatch.setattr(harness, "can_pack", lambda model: False)
     plain = run(base, "commonsense", rows_folder, limit=1)
@@ -103,11 +99,11 @@ def test_gsm8k_is_answered_by_generating(base: Base, rows_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suite", list(SUITES))
-def test_the_harness_has_every_task_of_the_hub(suite: str) -> None:
+def test_harness_has_every_task_of_the_hub(suite: str) -> None:
     assert set(SUITES[suite].rows) <= set(HubTasks(SUITES[suite]).all_tasks)
 
 
-def test_data_that_the_hub_does_not_give_ends_in_one_line(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_hub_data_ends_in_one_line(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise ConnectionError("no route to\nhost")
 
@@ -117,7 +113,7 @@ def test_data_that_the_hub_does_not_give_ends_in_one_line(base: Base, monkeypatc
     assert "\n" not in str(error.value)
 
 
-def test_scores_are_those_of_whole_logits_however_they_are_chunked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_scores_equal_those_of_whole_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(4, 7).requires_grad_(False)
     hidden = [torch.randn(m, 4, generator=generator) for m in (3, 1, 5)]

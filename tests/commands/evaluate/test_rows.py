@@ -6,7 +6,7 @@ from bishare.commands.evaluate.rows import read
 from bishare.errors import UserError
 
 
-def test_only_the_rows_of_a_subject_are_read(tmp_path: Path) -> None:
+def test_only_rows_of_a_subject_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(
         '{"subject": "law", "question": "a", "answer": 0, "choices": ["x", "y"]}\n'
         '{"subject": "art", "question": "b", "answer": 1, "choices": ["x", "y"]}\n'
@@ -42,6 +42,6 @@ def test_a_subject_without_rows_is_named(tmp_path: Path) -> None:
         read(files={"test": "a.jsonl"}, data=str(tmp_path), subject="law")
 
 
-def test_without_a_folder_the_way_to_give_one_is_said() -> None:
+def test_missing_folder_says_how_to_give_it() -> None:
     with pytest.raises(UserError, match="--metadata"):
         read(files={"test": "a.jsonl"}, config_source="task.yaml")

@@ -102,7 +102,7 @@ def test_peft_is_written_compared_and_described(
     assert (mine - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
-def test_a_full_model_is_written_with_its_tokenizer(
+def test_full_model_is_written_with_its_tokenizer(
     adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert export("merged") == 0
@@ -119,7 +119,7 @@ def test_a_full_model_is_written_with_its_tokenizer(
 
 
 @pytest.mark.parametrize(("own", "wanted"), [("bfloat16", None), ("float32", "bfloat16")])
-def test_a_16_bit_model_is_the_fp32_sum_rounded_once(
+def test_model_in_16_bits_is_rounded_once(
     own: str, wanted: str | None, adapter: Path, export: Export, base: str, tmp_path: Path
 ) -> None:
     source = write_byte_base(tmp_path / "base", dtype=getattr(torch, own))
@@ -136,7 +136,7 @@ def test_a_16_bit_model_is_the_fp32_sum_rounded_once(
     assert weights["model.embed_tokens.weight"].dtype == torch.bfloat16
 
 
-def test_an_empty_folder_is_filled_and_a_full_one_refused(
+def test_full_folder_is_refused_and_empty_filled(
     adapter: Path, export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()
@@ -151,7 +151,7 @@ def test_an_empty_folder_is_filled_and_a_full_one_refused(
 
 
 @pytest.mark.parametrize("form", ["peft", "merged"])
-def test_an_export_that_differs_is_not_kept(
+def test_export_that_differs_is_not_kept(
     form: str,
     adapter: Path,
     export: Export,
@@ -176,7 +176,7 @@ def test_an_export_that_differs_is_not_kept(
     assert "the export is not the adapter, and was not kept" in refused(capsys, tmp_path)
 
 
-def test_a_weight_that_peft_does_not_find_is_named(
+def test_weight_that_peft_misses_is_named(
     adapter: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The difference alone may be too small to tell."""
@@ -196,7 +196,7 @@ def test_a_weight_that_peft_does_not_find_is_named(
 
 
 @pytest.mark.parametrize("form", ["peft", "merged"])
-def test_an_adapter_that_does_nothing_is_not_exported(
+def test_adapter_without_effect_is_not_exported(
     form: str, base: str, export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_adapter(attach(load_base(base, dtype="float32"), LoRAConfig()), tmp_path / "adapter", base=base)
@@ -211,7 +211,7 @@ def test_not_a_number_is_no_agreement() -> None:
         bishare.commands.export.command._check(Comparison(float("nan"), 1.0, 1, 1), 1e-4)
 
 
-def test_a_rank_that_vllm_does_not_serve_is_refused_for_peft(
+def test_rank_beyond_vllm_is_refused_for_peft(
     make: Callable[[AdapterConfig], Path], export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make(LoRAConfig(r=513, targets=["q"]))
@@ -254,7 +254,7 @@ def replace_by_a_pickle(folder: Path) -> None:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_a_damaged_adapter_ends_in_one_line(
+def test_damaged_adapter_ends_in_one_line(
     damage: Callable[[Path], None],
     line: str,
     adapter: Path,
@@ -269,7 +269,7 @@ def test_a_damaged_adapter_ends_in_one_line(
     assert re.search(line, refused(capsys, tmp_path))
 
 
-def test_an_adapter_of_another_base_ends_in_one_line(
+def test_adapter_of_another_base_ends_in_one_line(
     adapter: Path, export: Export, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write_byte_base(tmp_path / "other", num_hidden_layers=2)
@@ -303,7 +303,7 @@ def test_wrong_options_end_in_one_line(
     assert line in refused(capsys, tmp_path)
 
 
-def test_an_adapter_of_a_classifier_is_refused(
+def test_adapter_of_a_classifier_is_refused(
     adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     attached = load_adapter(load_base(base, dtype="float32"), adapter)
@@ -314,7 +314,7 @@ def test_an_adapter_of_a_classifier_is_refused(
     assert "comes with a classification head" in refused(capsys, tmp_path)
 
 
-def test_an_adapter_that_names_no_base_asks_for_it(
+def test_adapter_without_a_base_asks_for_it(
     adapter: Path, export: Export, base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load_base(base, dtype="float32")

@@ -74,7 +74,7 @@ def test_gpt2_has_no_gate_and_its_own_names(tiny_model: Callable[..., PreTrained
     assert (found.num_layers, found.hidden, found.query) == (3, 32, 32)
 
 
-def test_a_gated_mlp_with_another_activation_keeps_what_leaves_it(tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_other_gated_activations_keep_their_output(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     model.config.hidden_act = "gelu"
 
@@ -110,7 +110,7 @@ def test_activations_are_those_that_autograd_keeps(
     assert estimate == pytest.approx(sum(saved.values()), rel=0.2)
 
 
-def test_zero_3_deals_the_base_out_but_gathers_some_of_it() -> None:
+def test_zero_3_partitions_the_base_but_gathers_some() -> None:
     whole, dealt = (
         estimate_memory(LLAMA_13B, replace(GPU, zero_stage=stage, num_devices=8), [], num_adapter=0, rank=22).weights
         for stage in (2, 3)
@@ -119,13 +119,13 @@ def test_zero_3_deals_the_base_out_but_gathers_some_of_it() -> None:
     assert whole - dealt == 2 * (LLAMA_13B.num_values * 7 // 8 - 1_000_000_000)
 
 
-def test_zero_3_on_one_device_holds_the_base_once() -> None:
+def test_zero_3_alone_holds_the_base_once() -> None:
     one = estimate_memory(LLAMA_13B, replace(GPU, zero_stage=3), [], num_adapter=0, rank=22)
 
     assert one.weights == 2 * LLAMA_13B.num_values
 
 
-def test_zero_1_deals_out_the_moments_and_zero_2_the_gradients() -> None:
+def test_zero_1_partitions_moments_and_zero_2_gradients() -> None:
     values = 5_600_000
     estimates = [
         estimate_memory(LLAMA_13B, replace(GPU, zero_stage=stage, num_devices=8), [], num_adapter=values, rank=22)
@@ -144,12 +144,12 @@ def test_gradient_checkpointing_keeps_one_layer() -> None:
     assert kept / 40 < recomputed.activations < kept / 5
 
 
-def test_a_micro_batch_is_near_the_budget_whatever_the_devices() -> None:
+def test_micro_batch_is_near_the_token_budget() -> None:
     for devices in (1, 2, 4, 8):
         assert 700 < micro_batch_positions(replace(GPU, num_devices=devices)) < 1300
 
 
-def test_a_device_holds_no_more_than_its_share_of_the_batch() -> None:
+def test_device_holds_its_share_of_the_batch() -> None:
     assert micro_batch_positions(replace(GPU, num_devices=64)) < 256
     assert micro_batch_positions(replace(GPU, tokens_per_micro_batch=1)) < 256
     assert micro_batch_positions(replace(GPU, batch_size=1)) == 256
@@ -161,7 +161,7 @@ def test_padding_fills_every_row() -> None:
     assert micro_batch_positions(padded) == 8 * 256 > micro_batch_positions(replace(padded, packing=True))
 
 
-def test_the_head_is_a_chunk_except_under_zero_3() -> None:
+def test_head_is_a_chunk_except_under_zero_3() -> None:
     def head(**changes: Any) -> int:
         setup = replace(GPU, tokens_per_micro_batch=8192, **changes)
         return estimate_memory(LLAMA_13B, setup, [], num_adapter=0, rank=22).head
@@ -170,7 +170,7 @@ def test_the_head_is_a_chunk_except_under_zero_3() -> None:
     assert head(zero_stage=3) > 4 * head()
 
 
-def test_the_chunk_is_that_of_the_head() -> None:
+def test_chunk_is_that_of_the_head() -> None:
     assert (HEAD_CHUNK, HEAD_SLICE) == (CHUNK_BYTES, SLICE_VALUES)
 
 

@@ -1,5 +1,6 @@
 """Tiny models with random weights, built from their configs: no hub, no files."""
 
+import functools
 import gc
 import logging
 import os
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import docstring_parser
 import pytest
 import torch
 from transformers import (
@@ -31,6 +33,9 @@ torch.set_num_threads(1)
 # DeepSpeed builds its operator once and keeps it here. The usual folder is the user's: environments that share it build
 # in turns, each the operator of its own torch, and a build waits for another's lock.
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path(sys.prefix) / "torch_extensions"))
+
+# Each run of a command in a test's process builds the parser anew; the docstrings that it reads stay the same.
+docstring_parser.parse_from_object = functools.cache(docstring_parser.parse_from_object)
 
 VOCABULARY = 64
 NUM_LAYERS = 3

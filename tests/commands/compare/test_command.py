@@ -22,13 +22,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the runs that were trained, in order."""
+    """The names of the runs that were started, in order; a second start of a name repeats the result of the first."""
     names: list[str] = []
+    results: dict[str, str] = {}
 
     def call(command: list[str], output: Any) -> int:
-        names.append(Path(command[command.index("--config") + 1]).parent.name)
+        folder = Path(command[command.index("--config") + 1]).parent
+        names.append(folder.name)
+        if folder.name in results:
+            (folder / "result.json").write_text(results[folder.name])
+            return 0
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return main(command[3:])
+            code = main(command[3:])
+        if code == 0:
+            results[folder.name] = (folder / "result.json").read_text()
+        return code
 
     monkeypatch.setattr(runs, "_call", call)
     return names
@@ -109,6 +117,10 @@ def test_all_runs_are_trained_once(
 def test_ranks_are_solved_to_match_a_method(
     config: Path, tmp_path: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    tree = yaml.safe_load(config.read_text())
+    tree |= {"seeds": [0], "learning_rates": [0.02]}
+    del tree["tasks"]["stsb"]
+    config.write_text(yaml.safe_dump(tree, sort_keys=False))
     assert compare(config, tmp_path, "--match", "lora") == 0
     # 96 values for each unit of rank at the end: 2 As of 16 and 4 Bs of 16.
     assert "aslora: 480 parameters, r 5" in capsys.readouterr().out

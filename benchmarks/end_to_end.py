@@ -61,6 +61,7 @@ def ours(path: Path, base: str, dtype: str, folder: Path) -> None:
             "class_path": "bishare.data.InstructionData",
             "init_args": {"path": str(path), "batch_size": BATCH, "max_length": MAX_LENGTH, "num_validation": 0},
         },
+        "default_callbacks": False,
         "trainer": {
             "accelerator": "cpu",
             "max_epochs": 1,

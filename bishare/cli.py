@@ -25,10 +25,10 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "fit": Command("train an adapter", "bishare.commands.fit:run"),
-    "validate": Command("measure loss and accuracy on the validation data", "bishare.commands.fit:run"),
-    "test": Command("the same as validate: there is no third split", "bishare.commands.fit:run"),
-    "predict": Command("write answers to the prompts of the data", "bishare.commands.fit:run"),
+    "fit": Command("train an adapter", "bishare.commands.fit.command:run"),
+    "validate": Command("measure loss and accuracy on the validation data", "bishare.commands.fit.command:run"),
+    "test": Command("the same as validate: there is no third split", "bishare.commands.fit.command:run"),
+    "predict": Command("write answers to the prompts of the data", "bishare.commands.fit.command:run"),
     "preview": Command("show training examples as the model sees them", "bishare.commands.preview:run"),
     "export": Command("write an adapter as a PEFT LoRA or a full model", "bishare.commands.export.command:run"),
     "evaluate": Command(

@@ -9,6 +9,8 @@ if __name__ == "callbacks":  # a clone has this folder at its top, where Python 
     install()
 else:
     from .checkpoint import AdapterCheckpoint
+    from .gradient_norm import GradientNorm
+    from .learning_rate import LearningRate
     from .merging import AdaptiveMerging
     from .parameters import ParameterCount
     from .predictions import PredictionWriter
@@ -21,6 +23,8 @@ else:
 __all__ = [
     "AdapterCheckpoint",
     "AdaptiveMerging",
+    "GradientNorm",
+    "LearningRate",
     "ParameterCount",
     "PredictionWriter",
     "RankMonitor",

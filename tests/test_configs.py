@@ -9,7 +9,7 @@ import yaml
 import callbacks
 from bishare.commands.compare.comparison import read_comparison
 from bishare.commands.compare.runs import Run, tree_of
-from bishare.commands.fit import BiShareCLI
+from bishare.commands.fit.command import BiShareCLI
 from bishare.models.loading import load_base_config
 from bishare.models.sources import find_base
 from tests.places import CONFIGS

@@ -21,7 +21,7 @@ import bishare.data
 from bishare.commands.config.messages import explain
 from bishare.commands.config.sections import devices_of, strategy_of
 from bishare.commands.config.settings import is_classification
-from bishare.commands.fit import users_mistake
+from bishare.commands.fit.command import users_mistake
 from bishare.commands.quiet import silence_known_noise
 from bishare.data.classification import ClassificationData, LabelledExamples
 from bishare.data.encoding import NO_LABEL
@@ -171,7 +171,7 @@ def _parser(command: str, *, classifies: bool) -> LightningArgumentParser:
     )
     parser.add_argument("-c", "--config", action="config", help="A configuration file, as for fit; several are merged.")
     parser.add_argument("--n", type=int, default=3, help="Examples to print.")
-    for name in ("seed_everything", "ckpt_path", "weights_only"):
+    for name in ("seed_everything", "ckpt_path", "weights_only", "default_callbacks"):
         parser.add_argument(f"--{name}", type=Any, help="As for fit; not used.")
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.add_lightning_class_args(ClassificationModule if classifies else BiShareModule, "model")

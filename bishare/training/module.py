@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -179,7 +179,9 @@ class BiShareModule(LightningModule):
         if 0 < self.warmup_steps < 1:
             warmup_steps = round(self.warmup_steps * total_steps)
         schedule = warmup_and_decay(optimizer, warmup_steps=warmup_steps, total_steps=total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        # The name is what LearningRateMonitor logs.
+        settings: LRSchedulerConfigType = {"scheduler": schedule, "interval": "step", "name": "learning_rate"}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
 
     # --- training ----------------------------------------------------------------------------------------------
 

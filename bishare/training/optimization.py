@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
-from torch import nn
-from torch.optim import AdamW
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from bishare.adapters.base import Adapter
@@ -51,6 +53,26 @@ def adamw(groups: list[dict[str, Any]], *, weight_decay: float) -> AdamW:
     # torch refuses the fused update on further devices, e.g. meta.
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     return AdamW(groups, weight_decay=weight_decay, fused=fused)
+
+
+@torch.no_grad()
+def gradient_norm(optimizer: Optimizer, scaler: GradScaler | None = None) -> Tensor:
+    """L2 norm over the gradients of all parameters together; a parameter without a gradient counts as zero.
+
+    Args:
+        optimizer: Its parameters hold the whole gradients.
+        scaler: Scales the loss of fp16 training, None elsewhere.
+
+    Returns:
+        A scalar on the gradients' device, without waiting for the device.
+    """
+    gradients = []
+    for group in optimizer.param_groups:
+        gradients += [parameter.grad for parameter in group["params"] if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        norm = norm / scaler.scale(torch.ones_like(norm))  # fused optimizers unscale inside their step
+    return norm
 
 
 def linear_schedule(step: int, *, warmup_steps: int, total_steps: int) -> float:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import bishare
-from bishare.commands.fit import BiShareCLI
+from bishare.commands.fit.command import BiShareCLI
 from tests.byte_base import write_byte_base
 from tests.places import PROJECT
 

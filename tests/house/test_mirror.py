@@ -13,7 +13,7 @@ SOURCES = [file.relative_to(PROJECT) for file in prose.python_files([PROJECT / "
 COVERED_BY = {
     "bishare/__init__.py": "tests/test_from_python.py",
     "bishare/callbacks.py": "tests/test_callback_names.py",
-    "bishare/data/__init__.py": "tests/commands/test_fit.py",
+    "bishare/data/__init__.py": "tests/commands/fit/test_command.py",
     "bishare/deepspeed.py": "tests/training/test_compatibility.py",
     "bishare/version.py": "tests/test_package.py",
     "callbacks/__init__.py": "tests/test_configs.py",

@@ -12,6 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from scipy import stats
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
@@ -19,7 +20,7 @@ import callbacks
 from bishare import load_adapter
 from bishare.cli import main
 from bishare.commands.config.settings import is_classification, read_settings
-from bishare.commands.fit import BiShareCLI
+from bishare.commands.fit.command import BiShareCLI
 from bishare.commands.plan.plan import make_plan
 from bishare.data.glue import TASKS
 from bishare.errors import UserError
@@ -78,6 +79,11 @@ def config(base: Path, tmp_path: Path) -> Path:
 
 def values(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / "adapter_model.safetensors")
+
+
+def curve(folder: Path, tag: str) -> list[float]:
+    """Values of a scalar in TensorBoard's events."""
+    return [event.value for event in EventAccumulator(str(folder)).Reload().Scalars(tag)]
 
 
 def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], **tolerance: float) -> None:
@@ -143,6 +149,9 @@ def test_two_started_processes_train_as_one(two: list[str], tmp_path: Path) -> N
     command = [sys.executable, "-m", "bishare", *two, "--trainer.strategy", "ddp"]
     subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, timeout=300)
     assert_equal(values(tmp_path / "run"), values(tmp_path / "two"), rtol=1e-3, atol=1e-4)
+    norms = curve(tmp_path / "run", "train/grad_norm")
+    assert len(norms) == 7
+    assert curve(tmp_path / "two", "train/grad_norm") == pytest.approx(norms, rel=1e-2)
 
 
 def test_two_zero_processes_train_as_one(two: list[str], tmp_path: Path) -> None:

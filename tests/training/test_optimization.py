@@ -7,7 +7,7 @@ from torch import nn
 from bishare.adapters.bishare import BiShareConfig
 from bishare.adapters.factors import Slot
 from bishare.errors import UserError
-from bishare.training.optimization import adamw, linear_schedule, parameter_groups, warmup_and_decay
+from bishare.training.optimization import adamw, gradient_norm, linear_schedule, parameter_groups, warmup_and_decay
 
 SLOTS = [Slot(name=f"layers.0.{kind}", layer=0, kind=kind, in_features=8, out_features=6) for kind in ("q", "up")]
 
@@ -65,3 +65,18 @@ def test_factors_and_schedule_multiply() -> None:
         optimizer.step()
         schedule.step()
     assert seen == pytest.approx([0.004, 0.202, 0.4, 0.3])
+
+
+def test_gradient_norm_spans_all_groups() -> None:
+    one, two, without = (nn.Parameter(torch.zeros(2)) for _ in range(3))
+    one.grad, two.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    optimizer = adamw([{"params": [one]}, {"params": [two, without]}], weight_decay=0.0)
+    assert gradient_norm(optimizer) == 5.0
+
+
+@pytest.mark.parametrize(("fused", "norm"), [(True, 1.25), (False, 5.0)])
+def test_only_fused_optimizers_leave_gradients_scaled(fused: bool, norm: float) -> None:
+    parameter = nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.tensor([5.0])
+    optimizer = torch.optim.AdamW([parameter], fused=fused)
+    assert gradient_norm(optimizer, torch.amp.GradScaler("cpu", init_scale=4.0)) == norm

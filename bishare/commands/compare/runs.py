@@ -120,7 +120,9 @@ class Runner:
         config = folder / "fit.yaml"
         config.write_text(yaml.safe_dump(self._tree(run), sort_keys=False), encoding="utf-8")
         log = folder / "output.txt"
-        arguments = ["fit", "--config", str(config), *self.options, "--trainer.default_root_dir", str(folder)]
+        # ResultFile holds all that the table needs. The option stays out of the fingerprint: no result depends on it.
+        options = ["--default_callbacks", "false", *self.options, "--trainer.default_root_dir", str(folder)]
+        arguments = ["fit", "--config", str(config), *options]
         with log.open("w", encoding="utf-8") as output:
             code = _call([sys.executable, "-m", "bishare", *arguments], output)
         if code == 0:

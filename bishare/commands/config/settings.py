@@ -114,7 +114,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--architecture", type=str | None, help="config.json of the base, if it is not found.")
     config_classes()  # jsonargparse knows the short names of classes that are imported
     parser.add_class_arguments(ModelSettings, "model", sub_configs=True, instantiate=True)
-    for name in (*SECTIONS, "seed_everything", "ckpt_path", "weights_only"):
+    for name in (*SECTIONS, "seed_everything", "ckpt_path", "weights_only", "default_callbacks"):
         parser.add_argument(f"--{name}", type=Any, help="As for fit.")
     return parser
 

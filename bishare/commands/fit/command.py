@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
 from bishare.commands.config.messages import explain
 from bishare.commands.config.settings import is_classification
+from bishare.commands.fit.class_list import class_list
+from bishare.commands.fit.default_callbacks import HELP, SWITCH, with_defaults
+from bishare.commands.fit.run_folder import SaveConfig, find_checkpoint, with_checkpoints
 from bishare.commands.quiet import silence_known_noise
 from bishare.errors import UserError
 from bishare.training.classification import ClassificationModule
@@ -34,6 +36,16 @@ def run(command: str, arguments: Sequence[str]) -> None:
         BiShareCLI(command, arguments)
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+
+
+class FitParser(LightningArgumentParser):
+    """Lightning's parser, whose help ends with the classes of this project."""
+
+    @override
+    def format_help(self, *arguments: Any) -> str:
+        text = super().format_help(*arguments)
+        # The help of a single class comes from a parser of the same type, without the command's options.
+        return f"{text}\n{class_list()}" if f"--{SWITCH}" in text else text
 
 
 class BiShareCLI(LightningCLI):
@@ -55,9 +67,15 @@ class BiShareCLI(LightningCLI):
             LightningDataModule,
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
-            trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/bishare"},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "default_root_dir": "runs/bishare",
+                "log_every_n_steps": 1,  # Lightning's 50 leaves a short run without curves
+                "enable_model_summary": False,  # ParameterCount counts by the parts of an adapter
+            },
             seed_everything_default=0,
             parser_kwargs={**parser_kwargs, command: dict(parser_kwargs)},
+            parser_class=FitParser,
             auto_configure_optimizers=False,
             args=[command, *arguments],
         )
@@ -69,6 +87,7 @@ class BiShareCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(f"--{SWITCH}", type=bool, default=True, help=HELP)
         parser.link_arguments("model.base", "data.init_args.base")
         if self._classifies:
             parser.link_arguments("data.init_args.task", "model.task")
@@ -106,8 +125,13 @@ class BiShareCLI(LightningCLI):
         run_folder = Path(config["default_root_dir"])
         if config["logger"] in (None, True):
             kwargs["logger"] = TensorBoardLogger(save_dir=run_folder, name="", version="")
+        given = config["callbacks"] or []
+        callbacks = given if isinstance(given, list) else [given]
+        if self._get(self.config, SWITCH):
+            callbacks = with_defaults(self._command, callbacks, config)
         if config["enable_checkpointing"] is not False:
-            kwargs["callbacks"] = _with_checkpoints(config["callbacks"], run_folder / "checkpoints")
+            callbacks = with_checkpoints(callbacks, run_folder / "checkpoints")
+        kwargs["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
         except ValueError as error:  # what the Trainer says about its arguments
@@ -121,57 +145,10 @@ class BiShareCLI(LightningCLI):
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
-        arguments["ckpt_path"] = self._checkpoint(arguments["ckpt_path"])
+        if not self._get(self.config_init, "trainer")["fast_dev_run"]:  # which writes nothing
+            trains = self._command == "fit"
+            arguments["ckpt_path"] = find_checkpoint(self.trainer, arguments["ckpt_path"], trains=trains)
         return arguments
-
-    def _checkpoint(self, path: str | None) -> str | None:
-        """The checkpoint to start from; ``last`` is never quietly a fresh start, nor is an old run written over."""
-        folder = Path(self.trainer.default_root_dir)
-        callbacks = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        folders = {Path(callback.dirpath) for callback in callbacks if callback.dirpath}
-        if self._get(self.config_init, "trainer")["fast_dev_run"]:
-            return path  # it writes nothing
-        found = sorted((file for f in folders for file in f.glob("*.ckpt")), key=lambda file: file.stat().st_mtime)
-        if path == "last":
-            last = [file for file in found if file.stem.startswith("last")]
-            if not last:
-                raise UserError(f"there is no last checkpoint in {folder}; leave out --ckpt_path to start afresh.")
-            return str(last[-1])
-        if path is not None and path not in ("best", "hpc") and not Path(path).exists():
-            raise UserError(f"ckpt_path: there is no checkpoint {path}.")
-        holds_a_run = bool(found) or (folder / "adapter").exists()
-        if path is None and self._command == "fit" and holds_a_run:
-            raise UserError(
-                f"{folder} already holds a run; resume it with --ckpt_path last, "
-                "or choose another folder with --trainer.default_root_dir."
-            )
-        return path
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the configuration of a training to config.yaml, config-2.yaml, ... of its run folder."""
-
-    @override
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage != "fit" or self.already_saved or not trainer.is_global_zero:
-            return
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        number, file = 1, folder / "config.yaml"
-        while file.exists():
-            number += 1
-            file = folder / f"config-{number}.yaml"
-        self.parser.save(self.config, file, skip_none=False, multifile=False)
-        self.already_saved = True
-
-
-def _with_checkpoints(callbacks: list[Callback] | Callback | None, folder: Path) -> list[Callback]:
-    """The callbacks with a ModelCheckpoint among them, which writes to a folder that a later run finds again."""
-    given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks is not None else []
-    checkpoints = [callback for callback in given if isinstance(callback, ModelCheckpoint)]
-    for checkpoint in checkpoints:
-        checkpoint.dirpath = checkpoint.dirpath or str(folder)
-    return given if checkpoints else [*given, ModelCheckpoint(dirpath=folder, save_last=True)]
 
 
 def users_mistake(error: BaseException | None) -> BaseException | None:

@@ -1,6 +1,7 @@
 """Fit, resume, validate and predict through the command line, on a tiny model and a file of instructions."""
 
 import errno
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import torch
 import yaml
 
 from bishare.cli import main
+from bishare.commands.fit.command import BiShareCLI, users_mistake
+from bishare.errors import UserError
 from tests.commands.fit_run import Run, last_line
 
 
@@ -75,9 +78,11 @@ def test_own_checkpoint_callback_writes_to_run_folder(run: Run, tmp_path: Path) 
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_predict_answers_held_out_prompts(run: Run) -> None:
+def test_predict_writes_answers_to_held_out_prompts(run: Run, tmp_path: Path) -> None:
     assert run("fit", "--trainer.max_steps", "1") == 0
     assert run("predict", "--ckpt_path", "last", "--model.max_new_tokens", "2") == 0
+    rows = (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()
+    assert [sorted(json.loads(row)) for row in rows] == [["answer", "prompt", "reference"]] * 2
 
 
 def test_full_disk_keeps_the_last_checkpoint(
@@ -97,3 +102,45 @@ def test_full_disk_keeps_the_last_checkpoint(
     assert "No space left on device" in error.strip().splitlines()[-1]
     assert "Traceback" not in error
     assert (last.read_bytes(), adapter.read_bytes()) == before
+
+
+def test_help_lists_classes_and_the_switch(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    text = capsys.readouterr().out
+    for words in (
+        "--default_callbacks",
+        "callbacks.AdapterCheckpoint",
+        "bishare.data.PyDocsData",
+        "bishare.VeRAConfig",
+    ):
+        assert words in text
+
+
+def test_help_of_a_class_shows_its_options_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--trainer.callbacks.help", "callbacks.Throughput"])
+    text = capsys.readouterr().out
+    assert "--trainer.callbacks.window" in text
+    assert "AdapterCheckpoint" not in text
+
+
+def test_trainer_gets_folder_logger_and_interval(config: Path, tmp_path: Path) -> None:
+    trainer = BiShareCLI("fit", ["--config", str(config)], run=False).trainer
+    assert trainer.default_root_dir == str(tmp_path / "run")
+    assert Path(trainer.logger.log_dir) == tmp_path / "run"
+    assert trainer.log_every_n_steps == 1
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_users_model_summary_is_respected(config: Path, wanted: bool) -> None:
+    options = ["--config", str(config), "--trainer.enable_model_summary", str(wanted).lower()]
+    callbacks = BiShareCLI("fit", options, run=False).trainer.callbacks
+    assert any(type(callback).__name__.endswith("ModelSummary") for callback in callbacks) == wanted
+
+
+def test_mistake_is_found_among_the_causes() -> None:
+    mistake, wrapped, again = UserError("r is 0; it must be at least 1."), ValueError("wrapped"), ValueError("again")
+    wrapped.__cause__, again.__context__ = mistake, wrapped
+    assert users_mistake(again) is mistake
+    assert users_mistake(ValueError("a bug")) is None

@@ -1,0 +1,77 @@
+"""What stands in the run folder ``trainer.default_root_dir``: configuration files and checkpoints to start from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from typing_extensions import override
+
+from bishare.errors import UserError
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the configuration of a training to config.yaml, config-2.yaml, ... of its run folder."""
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit" or self.already_saved or not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        number, file = 1, folder / "config.yaml"
+        while file.exists():
+            number += 1
+            file = folder / f"config-{number}.yaml"
+        self.parser.save(self.config, file, skip_none=False, multifile=False)
+        self.already_saved = True
+
+
+def with_checkpoints(callbacks: Sequence[Callback], folder: Path) -> list[Callback]:
+    """Callbacks with a ModelCheckpoint among them.
+
+    Args:
+        callbacks: Of the configuration; a ModelCheckpoint without a folder gets this one.
+        folder: Of the run's checkpoints, where a resumed run looks for them.
+    """
+    checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    for checkpoint in checkpoints:
+        checkpoint.dirpath = checkpoint.dirpath or str(folder)
+    if checkpoints:
+        return list(callbacks)
+    return [*callbacks, ModelCheckpoint(dirpath=folder, save_last=True)]
+
+
+def find_checkpoint(trainer: Trainer, path: str | None, *, trains: bool) -> str | None:
+    """The checkpoint to start from.
+
+    Args:
+        trainer: Its run folder and the folders of its ModelCheckpoints are searched.
+        path: As given by the user: a file, ``last``, ``best``, ``hpc`` or None.
+        trains: Whether the command writes to the run folder.
+
+    Returns:
+        A file for ``last``, else ``path``.
+
+    Raises:
+        UserError: There is no such checkpoint, or a fresh training would write over an old run.
+    """
+    folder = Path(trainer.default_root_dir)
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    folders = {Path(callback.dirpath) for callback in callbacks if callback.dirpath}
+    files = [file for checkpoints in folders for file in checkpoints.glob("*.ckpt")]
+    if path == "last":
+        last = [file for file in files if file.stem.startswith("last")]
+        if not last:
+            raise UserError(f"there is no last checkpoint in {folder}; leave out --ckpt_path to start afresh.")
+        return str(max(last, key=lambda file: file.stat().st_mtime))
+    if path is not None and path not in ("best", "hpc") and not Path(path).exists():
+        raise UserError(f"ckpt_path: there is no checkpoint {path}.")
+    holds_a_run = bool(files) or (folder / "adapter").exists()
+    if path is None and trains and holds_a_run:
+        raise UserError(
+            f"{folder} already holds a run; resume it with --ckpt_path last, "
+            "or choose another folder with --trainer.default_root_dir."
+        )
+    return path

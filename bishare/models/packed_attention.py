@@ -18,7 +18,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from bishare.ops.causal_attention import causal_attention, is_faster, with_prefixes
+from bishare.ops.causal_attention import causal_attention, with_prefixes
+from bishare.ops.dispatch import trains_attention_on, uses_causal_attention
 
 NAME = "bishare_packed"
 
@@ -41,7 +42,7 @@ def patch_attention(model: nn.Module) -> str | None:
     alone.
     """
     before = getattr(model.config, "_attn_implementation", None) if isinstance(model, PreTrainedModel) else None
-    if isinstance(model, PreTrainedModel) and before == "sdpa" and model.device.type == "cpu":
+    if isinstance(model, PreTrainedModel) and before == "sdpa" and trains_attention_on(model.device):
         use_packed_attention(model)
     return before if can_pack(model) and before != NAME else None
 
@@ -97,7 +98,7 @@ def packed_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function of transformers' interface; causal inside every document."""
-    fast = dropout == 0.0 and is_faster(query, key, value)
+    fast = uses_causal_attention(query, key, value, dropout=dropout)
     if documents is None:
         if fast and _is_whole(module, query, key, attention_mask, kwargs):
             one = {"lengths": [query.shape[2]], "shared": [0]}

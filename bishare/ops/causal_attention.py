@@ -31,19 +31,6 @@ UNSEEN = -(2.0**14)
 """Approximate exponent where a query does not see a key."""
 
 
-def is_faster(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether :func:`causal_attention` applies to these tensors and is faster than torch's own attention."""
-    tensors = (query, key, value)
-    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
-        return False
-    # The kernel reads one type, one head size and rows without gaps.
-    if any(t.device.type != "cpu" or t.dtype != torch.bfloat16 or t.stride(-1) != 1 for t in tensors):
-        return False
-    if not query.shape[-1] == key.shape[-1] == value.shape[-1]:
-        return False
-    return hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu")
-
-
 def causal_attention(
     query: Tensor, key: Tensor, value: Tensor, *, lengths: list[int], shared: list[int], scale: float | None
 ) -> Tensor:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bishare.ops.dispatch import mask_type, uses_numpy_bits
+
 _WORDS = 2**16
-_BITS = {2: torch.int16, 4: torch.int32}
 
 
 class Keep(NamedTuple):
@@ -38,7 +39,7 @@ def draw_keep(shape: Sequence[int], p: float, device: torch.device) -> Keep:
         p: Probability of dropping a value; on a CPU rounded to a multiple of 2^-16.
         device: Where the mask lies.
     """
-    if device.type != "cpu":
+    if not uses_numpy_bits(device):
         return Keep(torch.empty(*shape, dtype=torch.bool, device=device).bernoulli_(1 - p), 1 / (1 - p))
     # At least the highest word is kept, so the factor stays finite.
     num_dropped = min(round(p * _WORDS), _WORDS - 1)
@@ -51,7 +52,7 @@ def draw_keep(shape: Sequence[int], p: float, device: torch.device) -> Keep:
 
 def dropped(x: Tensor, mask: Tensor) -> Tensor:
     """x where the mask is true, else zero; shape and type as in x."""
-    if bits := _BITS.get(x.element_size()):
+    if (bits := mask_type(x)) is not None:
         # Times 1 or 0 in integers keeps the bits or clears them, four (fp32) to ten times as fast on a CPU.
         return (x.view(bits) * mask.view(torch.int8)).view(x.dtype)
     return x * mask

@@ -7,50 +7,30 @@ A module is changed by changing its class, so name, weight and state-dict keys s
 Shapes: x [..., in], W [out, in], y, g [..., out].
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bishare.ops.matmul import mm, through_onednn
-
-_thread = threading.local()
-
-
-@contextmanager
-def fast_without_gradient() -> Iterator[None]:
-    """Let this thread take the faster product without a gradient too, though its bits differ from the base model's."""
-    before = getattr(_thread, "fast", False)
-    _thread.fast = True
-    try:
-        yield
-    finally:
-        _thread.fast = before
+from bishare.ops.dispatch import linear_kernel
+from bishare.ops.matmul import mm
 
 
 class FrozenLinear(nn.Linear):
     """An ``nn.Linear`` whose products in training bypass ``torch.mm`` where another library is faster.
 
     The module equals ``nn.Linear`` bit by bit on a GPU, in types other than fp32, and without a gradient outside
-    :func:`fast_without_gradient`.
+    :func:`~bishare.ops.dispatch.fast_without_gradient`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.weight.dtype != x.dtype or not through_onednn(x) or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        if not torch.is_grad_enabled():
-            if getattr(_thread, "fast", False):
-                return _linear(x, self.weight, self.bias)
-            return super().forward(x)
-        # The autograd node below has no gradient for weight and bias.
-        trained = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
-        if trained or not x.requires_grad:
-            return super().forward(x)
-        return _FrozenLinear.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+        kernel = linear_kernel(x, self.weight, self.bias)
+        if kernel == "node":
+            return _FrozenLinear.apply(x, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+        if kernel == "product":
+            return _linear(x, self.weight, self.bias)
+        return super().forward(x)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bishare.ops.dispatch import uses_rms_norm_node
+
 
 def patch_rms_norms(model: nn.Module) -> None:
     """Let every RMS norm in ``model`` take this backward pass while its weight is frozen."""
@@ -49,8 +51,7 @@ def _is_rms_norm(kind: type[Any]) -> bool:
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
-    # The node has no gradient for w, and saves nothing where no gradient is wanted.
-    if not module.weight.requires_grad and x.requires_grad and torch.is_grad_enabled():
+    if uses_rms_norm_node(x, module.weight):
         return _RMSNorm.apply(x, module.weight, module)  # type: ignore[no-any-return, no-untyped-call]
     return type(module).forward(module, x)  # type: ignore[no-any-return]
 

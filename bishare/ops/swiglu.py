@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers.activations import SiLUActivation
 
+from bishare.ops.dispatch import uses_swiglu_node
+
 BRANCHES = ("gate_proj", "up_proj", "down_proj", "act_fn")
 """Attributes of a gated MLP in transformers."""
 
@@ -70,13 +72,9 @@ def _forward(module: Any, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return type(module).forward(module, x)  # type: ignore[no-any-return]
     gate, up = module.gate_proj(x), module.up_proj(x)
-    product: Tensor
-    if (gate.requires_grad or up.requires_grad) and gate.dtype == up.dtype:
-        product = _SwiGLU.apply(gate, up)  # type: ignore[no-untyped-call]
-    else:
-        # Nothing to keep, or types that autograd promotes.
-        product = module.act_fn(gate) * up
-    return module.down_proj(product)  # type: ignore[no-any-return]
+    if uses_swiglu_node(gate, up):
+        return module.down_proj(_SwiGLU.apply(gate, up))  # type: ignore[no-any-return, no-untyped-call]
+    return module.down_proj(module.act_fn(gate) * up)  # type: ignore[no-any-return]
 
 
 class _SwiGLU(torch.autograd.Function):

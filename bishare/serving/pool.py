@@ -32,7 +32,8 @@ from bishare.adapters.uses import check_use
 from bishare.errors import UserError
 from bishare.models.attach import NAME
 from bishare.models.targets import find_slots
-from bishare.ops.frozen_linear import fast_without_gradient, patch_linears
+from bishare.ops.dispatch import fast_without_gradient
+from bishare.ops.frozen_linear import patch_linears
 from bishare.serving.batch_factors import BatchFactors, stack_shapes
 from bishare.serving.compact_adapter import FP32, AssemblyKey, CompactAdapter, Layout, compact_bytes
 from bishare.serving.kv_cache import preallocated_cache

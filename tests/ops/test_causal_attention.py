@@ -13,7 +13,7 @@ import bishare.ops.causal_attention
 from bishare.adapters.bishare import BiShareConfig
 from bishare.models.attach import attach
 from bishare.models.packed_attention import NAME
-from bishare.ops.causal_attention import blocks_of, causal_attention, is_faster
+from bishare.ops.causal_attention import blocks_of, causal_attention
 from tests.reference.attention_reference import attention
 
 PACKS = {
@@ -115,18 +115,6 @@ def test_only_inputs_and_row_sums_are_kept() -> None:
 
     own = [t for t in kept if t.untyped_storage().data_ptr() not in {p.untyped_storage().data_ptr() for p in (q, k, v)}]
     assert [(t.numel(), t.dtype) for t in own] == [(6 * 40, torch.float32)]
-
-
-def test_only_bfloat16_training_takes_the_kernel() -> None:
-    half, full = inputs(4, dtype=torch.bfloat16)[:3], inputs(4, dtype=torch.float32)[:3]
-
-    assert is_faster(*half)
-    assert not is_faster(*full)
-    assert not is_faster(*(part.detach() for part in half))
-    assert not is_faster(half[0], half[1], half[2][..., :4])
-    assert not is_faster(*(part[..., ::2] for part in half))  # the kernel reads neighbours
-    with torch.no_grad():
-        assert not is_faster(*half)
 
 
 # --- inside a model --------------------------------------------------------------------------------------------

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from bishare.ops import matmul
+from bishare.ops import dispatch
 from bishare.ops.matmul import mm, mm_over_tokens
 
-needs_onednn = pytest.mark.skipif(not matmul._HAS_LINEAR, reason="torch was built without oneDNN's linear operator")
+needs_onednn = pytest.mark.skipif(not dispatch.HAS_ONEDNN_LINEAR, reason="no oneDNN operator for linear layers")
 
 
 def matrix(rows: int, columns: int, dtype: torch.dtype, *, transposed: bool) -> torch.Tensor:
@@ -27,7 +27,7 @@ def test_product_is_that_of_double_precision(
     has_avx512: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(matmul, "_HAS_AVX512", has_avx512)
+    monkeypatch.setattr(dispatch, "HAS_AVX512", has_avx512)
     m, k, n = shape
     a, b = matrix(m, k, dtype, transposed=first), matrix(k, n, dtype, transposed=second)
     bias = torch.randn(n).to(dtype)
@@ -57,14 +57,14 @@ def test_product_like_torch_is_bitwise_torchs() -> None:
 
 @pytest.mark.parametrize("a", [torch.randn(600, 24), torch.randn(600, 24).T])
 def test_torch_takes_long_products_without_avx512(a: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matmul, "_HAS_AVX512", False)
+    monkeypatch.setattr(dispatch, "HAS_AVX512", False)
     b = torch.randn(a.shape[1], 40)
     assert torch.equal(mm(a, b), torch.mm(a, b))
 
 
 @needs_onednn
 def test_onednn_takes_thin_products_without_avx512(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matmul, "_HAS_AVX512", False)
+    monkeypatch.setattr(dispatch, "HAS_AVX512", False)
     monkeypatch.setattr(torch, "mm", None)
     x, A = torch.randn(600, 40), torch.randn(22, 40)
     torch.testing.assert_close(mm(x, A.T), x @ A.T)
@@ -76,7 +76,7 @@ def test_onednn_takes_thin_products_without_avx512(monkeypatch: pytest.MonkeyPat
 def test_token_sum_is_that_of_double_precision(
     tokens: int, dtype: torch.dtype, has_avx512: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matmul, "_HAS_AVX512", has_avx512)
+    monkeypatch.setattr(dispatch, "HAS_AVX512", has_avx512)
     h, g = torch.randn(tokens, 9).to(dtype), torch.randn(tokens, 24).to(dtype)
     tolerance = {"rtol": 1e-2, "atol": 1.0} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-4}
     for columns in (h, h[:, 2:7]):
@@ -87,6 +87,6 @@ def test_token_sum_is_that_of_double_precision(
 
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b, bias = torch.randn(6, 4), torch.randn(4, 5), torch.randn(5)
-    monkeypatch.setattr(matmul, "_HAS_LINEAR", False)
+    monkeypatch.setattr(dispatch, "HAS_ONEDNN_LINEAR", False)
     assert torch.equal(mm(a, b), torch.mm(a, b))
     assert torch.equal(mm(a, b, bias), torch.addmm(bias, a, b))

@@ -1,4 +1,4 @@
-"""``export``: an adapter as a standard PEFT LoRA or as a full model, opened again and compared before it is there."""
+"""``export``: writes an adapter as a standard PEFT LoRA or as a full model, after a comparison with the adapter."""
 
 import warnings
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ from bishare.models.dtypes import Dtype
 from bishare.models.export import VLLM_RANKS, export_rank, vllm_rank, write_merged, write_peft
 from bishare.models.loading import load_base, load_base_config, load_tokenizer
 
-# fp32 rounding makes 1e-6 in a sound model and up to 1e-4 in one that training has thrown about, which amplifies it.
-# Rounding to 16 bits moves every weight: there the comparison only tells the export from a wrong model.
+# fp32 rounding causes 1e-6 in a sound model, and up to 1e-4 after a training that diverged and amplifies rounding.
+# Rounding to 16 bits moves every weight: then the comparison only tells the export from a wrong model.
 TOLERANCE: dict[str, float] = {"float32": 5e-4, "float16": 1e-2, "bfloat16": 1e-1}
-"""The largest difference to the adapter itself that may be rounding, as a part of the largest |logit|."""
+"""The largest difference from the adapter that counts as rounding, as a fraction of the largest |logit|."""
 
-DESCRIPTION = "Write an adapter as a PEFT LoRA or as a full model, compared with it first."
+DESCRIPTION = "Write an adapter as a PEFT LoRA or as a full model, after a comparison with the adapter."
 
 
 @dataclass(kw_only=True)
@@ -41,9 +41,9 @@ class ExportSettings:
     format: Literal["peft", "merged"]
     """``peft``: a standard LoRA folder; ``merged``: a full Hugging Face model with the updates in its weights."""
     out: str
-    """Folder to write; it must not exist or be empty."""
+    """Folder to write: a new or empty folder."""
     base: str = ""
-    """Base model, if it is no longer where the adapter was trained."""
+    """Path or name of the base model, if the adapter's file names an outdated place."""
     dtype: Dtype | None = None
     """Type of a merged model's weights; if left out, the base's (of a GGUF file: float32)."""
     revision: str | None = None
@@ -56,7 +56,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     """Export an adapter.
 
     Raises:
-        UserError: For every mistake in the options, the adapter or the base; nothing is written then.
+        UserError: For every mistake in the options, the adapter or the base; then nothing is written.
     """
     silence_known_noise()
     settings = parse_options(ExportSettings, command, arguments, description=DESCRIPTION)
@@ -64,7 +64,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     _check_free(out)
     export = export_adapter(settings, out)
     for name, text in facts(export).items():
-        print(f"{name:<10}{text}")  # unwrapped: the command is to be copied
+        print(f"{name:<10}{text}")  # without wrapping, since the command is copied from here
 
 
 def _check_free(out: Path) -> None:
@@ -75,10 +75,10 @@ def _check_free(out: Path) -> None:
 
 
 def export_adapter(settings: ExportSettings, out: Path) -> Export:
-    """Write, open again, compare; ``out`` appears when all is well.
+    """Write the export, open it with stock libraries and compare logits; ``out`` appears after success.
 
     Raises:
-        UserError: As :func:`run`, or the export does not give the adapter's logits.
+        UserError: As :func:`run`, or the export's logits differ from the adapter's.
     """
     file = read_adapter(settings.adapter)
     base = settings.base or file.base
@@ -102,7 +102,10 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
         model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
     change = compare(plain, native).difference
     if change == 0.0:
-        raise UserError(f"{settings.adapter} changes no logit of {base}: it was never trained; nothing was exported.")
+        raise UserError(
+            f"{settings.adapter} changes no logit of {base}: the adapter is untrained; train it first (nothing was "
+            "exported)."
+        )
     with atomic_folder(out) as folder:
         if settings.format == "peft":
             write_peft(model, folder, base=base)
@@ -112,7 +115,7 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
             comparison = compare(native, _peft_logits(model, tokenizer, folder))
         else:
             write_merged(model, tokenizer, folder, dtype=getattr(torch, dtype))
-            del model, adapter  # room for the second one
+            del model, adapter  # memory for the written model
             comparison = compare(native, _merged_logits(tokenizer, folder, dtype, settings.trust_remote_code))
         _check(comparison, TOLERANCE[dtype])
         export = Export(
@@ -134,34 +137,43 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
 
 
 def _types(settings: ExportSettings, base: str) -> tuple[Dtype, Dtype]:
-    """The type of what is written, and the type in which the base is loaded."""
+    """The type of the written weights, and the type in which the base is loaded."""
     if settings.format == "peft":
         if settings.dtype is not None:
             raise UserError("dtype is for --format merged; a PEFT LoRA is written in float32.")
         return "float32", "float32"
     config = load_base_config(base, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     own = str(config.dtype).removeprefix("torch.")
-    dtype = settings.dtype or (cast(Dtype, own) if own in get_args(Dtype) else "float32")
-    # Weights of another type are widened, so that the sum is rounded once.
+    dtype: Dtype = "float32"
+    if settings.dtype is not None:
+        dtype = settings.dtype
+    elif own in get_args(Dtype):
+        dtype = cast(Dtype, own)
+    # Weights of a different type are loaded in fp32, so that the sum is rounded once.
     return dtype, dtype if dtype == own else "float32"
 
 
 def _peft_logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[Tensor]:
-    """The logits of stock PEFT with the folder that was written."""
-    from peft import PeftModel  # here, because it takes seconds to import
+    """Logits of stock PEFT with the written folder.
+
+    Raises:
+        UserError: PEFT finds no place for a part of the adapter.
+    """
+    from peft import PeftModel  # here, since the import takes seconds
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         reopened = PeftModel.from_pretrained(model, str(folder))
-    if missing := [str(w.message) for w in caught if "missing adapter keys" in str(w.message)]:
-        raise UserError(f"PEFT does not find the whole adapter: {missing[0]}")
+    for warning in caught:
+        if "missing adapter keys" in str(warning.message):
+            raise UserError(f"PEFT does not find the whole adapter: {warning.message}")
     return logits_of(reopened, tokenizer)
 
 
 def _merged_logits(
     tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: Dtype, trust_remote_code: bool
 ) -> list[Tensor]:
-    """The logits of the model that was written, opened again with its own tokenizer."""
+    """Logits of the written model, opened with the written tokenizer."""
     options = {"trust_remote_code": trust_remote_code}
     reopened = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **options)
     its_own = AutoTokenizer.from_pretrained(folder, **options)
@@ -171,5 +183,5 @@ def _merged_logits(
 
 
 def _check(comparison: Comparison, tolerance: float) -> None:
-    if not comparison.relative <= tolerance:  # so that nan fails
+    if not comparison.relative <= tolerance:  # written so that not a number fails
         raise UserError(f"the export is not the adapter, and was not kept. {comparison}; at most {tolerance:.0e}.")

@@ -1,4 +1,4 @@
-"""Whether two models are the same function: their logits over eight prompts, next to each other.
+"""Compares two models as functions: the logits of both over eight prompts.
 
 Shapes: logits [n, vocabulary] for a prompt of n tokens.
 """
@@ -23,15 +23,16 @@ PROMPTS = (
 
 
 class Comparison(NamedTuple):
-    """How far the logits of two models lie apart."""
+    """Difference between the logits of two models."""
 
     difference: float
-    """The largest, over all tokens of all prompts."""
+    """The largest |difference| over all tokens of all prompts."""
     largest: float
     """The largest |logit| of the first model."""
     num_equal: int
-    """Positions at which both find the same token the likeliest."""
+    """Positions with the same likeliest token."""
     num_positions: int
+    """Tokens of all prompts."""
 
     @property
     def relative(self) -> float:
@@ -47,7 +48,7 @@ class Comparison(NamedTuple):
 
 @torch.no_grad()
 def logits_of(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-    """The model's logits over every prompt, one at a time so that padding plays no part, in fp32."""
+    """The model's logits over every prompt in fp32, prompt by prompt and so without padding."""
     model.eval()
     device = next(model.parameters()).device
     logits = []

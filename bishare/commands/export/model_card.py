@@ -1,4 +1,4 @@
-"""What an export says about itself: the lines on the terminal, and its model card."""
+"""The description of an export: lines for the terminal, and the model card."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from bishare.models.export import vllm_rank
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """An export that was compared with its adapter."""
+    """An export after the comparison with the adapter."""
 
     format: Literal["peft", "merged"]
     out: str
@@ -24,14 +24,15 @@ class Export:
     dtype: str
     comparison: Comparison
     change: float
-    """The most by which the adapter moves a logit of the base."""
+    """The largest change of a base's logit by the adapter."""
     adapter_bytes: int
-    """Of the adapter's own file."""
+    """Size of the adapter's own file."""
     export_bytes: int
+    """Size of all files of the export."""
 
 
 def facts(export: Export) -> dict[str, str]:
-    """What the command prints, by name."""
+    """Lines for the terminal, by title."""
     what = f"a PEFT LoRA of rank {export.rank}" if export.format == "peft" else f"a full model in {export.dtype}"
     method = f"{export.method}, {export.num_parameters:,} values on {export.num_weights} weights"
     return {
@@ -57,34 +58,36 @@ def _vllm_opens(base: str) -> bool:
 
 
 def _vllm_note(export: Export) -> str:
+    """A note on the base in a command with BASE; empty for all further commands."""
     if export.format == "merged" or _vllm_opens(export.base):
         return ""
     return f"   (BASE: {export.base} in Hugging Face format)"
 
 
 def card(export: Export) -> str:
-    """The model card, which names the folder as it is seen from beside it."""
+    """The model card; the export's folder is named without the path, so that the card stays true elsewhere."""
     name = Path(export.out).resolve().name
     export = replace(export, out=name)
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", export.base) is not None and not Path(export.base).exists()
-    about = [
-        f"library_name: {'peft' if export.format == 'peft' else 'transformers'}",
-        *([f"base_model: {export.base}"] if on_hub else []),
-        "tags: [lora, bishare]",
-    ]
-    lines = [f"- {title}: {text}" for title, text in facts(export).items() if title != "serve"]
-    return "\n".join(
-        [
-            *("---", *about, "---", "", f"# {name}", ""),
-            f"An adapter of the base model `{export.base}`, exported by bishare.",
-            *("", *lines, "", "```python", _python(export), "```", "", "```", serve_command(export), "```"),
-            *(["", _vllm_note(export).strip()] if _vllm_note(export) else []),
-            "",
-        ]
-    )
+    lines = ["---", *_metadata(export), "---", "", f"# {name}", ""]
+    lines += [f"An adapter of the base model `{export.base}`, exported by bishare.", ""]
+    lines += [f"- {title}: {text}" for title, text in facts(export).items() if title != "serve"]
+    lines += ["", "```python", _python(export), "```", "", "```", serve_command(export), "```"]
+    if note := _vllm_note(export):
+        lines += ["", note.strip()]
+    return "\n".join([*lines, ""])
+
+
+def _metadata(export: Export) -> list[str]:
+    """Lines of YAML for the hub."""
+    lines = [f"library_name: {'peft' if export.format == 'peft' else 'transformers'}"]
+    is_hub_name = re.fullmatch(r"[\w.-]+/[\w.-]+", export.base) is not None
+    if is_hub_name and not Path(export.base).exists():
+        lines.append(f"base_model: {export.base}")
+    return [*lines, "tags: [lora, bishare]"]
 
 
 def _python(export: Export) -> str:
+    """Python code that loads the export."""
     name = export.out
     if export.format == "merged":
         return f"""from transformers import AutoModelForCausalLM, AutoTokenizer

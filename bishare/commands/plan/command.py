@@ -1,6 +1,6 @@
-"""``plan``: what a configuration trains, stores and needs, before anything is downloaded.
+"""``plan``: parameters, files, memory and steps of a configuration, before any download.
 
-Base and adapter are built on the meta device, so that the counts are those of the training itself.
+Base and adapter are built on the meta device, so that the counts equal those of the training.
 """
 
 import json
@@ -14,13 +14,13 @@ def run(command: str, arguments: Sequence[str]) -> None:
     """Print the plan of a configuration.
 
     Raises:
-        UserError: For every mistake in the configuration, and if the architecture of the base is not found.
+        UserError: For every mistake in the configuration; the architecture of the base is not found.
     """
     settings = read_settings(arguments)
     plan = make_plan(settings)
     if settings.json:
         print(json.dumps(as_json(plan), indent=1))
     else:
-        from bishare.commands.plan.tables import show  # rich, which JSON does not need
+        from bishare.commands.plan.tables import show  # imports rich, which JSON does not need
 
         show(plan)

@@ -1,9 +1,8 @@
-"""How much memory a training takes on each device, from shapes alone: an estimate, to be had before any download.
+"""Estimates the memory of a training on each device, from shapes alone and before any download.
 
-Counted are the tensors that are alive at the worst moment, when the backward pass starts at the head. Only the adapter
-is trained, so gradients and moments are small; the frozen weights, the activations that the backward pass needs, and
-the head over the vocabulary decide. How long the examples are is not known before the data is read: see ``MEAN`` and
-``SPREAD``.
+Counted are the tensors alive at the peak, when the backward pass starts at the head. Only the adapter is trained, so
+that gradients and moments are small. Most memory goes to the frozen weights, to the activations for the backward pass
+and to the head over the vocabulary. The lengths of the examples are assumed: see ``MEAN`` and ``SPREAD``.
 """
 
 import math
@@ -17,35 +16,36 @@ from transformers import PretrainedConfig
 from bishare.adapters.factors import Slot
 
 FP32 = 4
+"""Bytes of a value."""
 MEAN, SPREAD = 0.4, 0.2
 """Assumed mean and standard deviation of the examples' lengths, as fractions of ``max_length``. Measured at 256
 tokens with SmolLM2's tokenizer: 0.46 and 0.23 for Alpaca, 0.34 and 0.16 for the documentation of Python."""
 SHARED = 0.09
-"""Assumed tokens that an example of a pack has in common with its neighbour, so that they stand there once, as a
-fraction of ``max_length``: the words around an instruction. 0.08 and 0.09 in the same data."""
+"""Assumed tokens that neighbours in a pack share and hold once, as a fraction of ``max_length``: the words around an
+instruction. Measured: 0.08 and 0.09 on the same data."""
 DEVIATIONS = 3
-"""How far the largest step of a run lies above the mean one, in its standard deviations."""
+"""Assumed distance of a run's largest step from the mean step, in standard deviations."""
 ANSWER_SHARE = 0.55
-"""Assumed share of tokens with a label (loss on answers): 0.57 and 0.52 in the same data."""
+"""Assumed share of tokens with a label (loss on answers). Measured: 0.57 and 0.52 on the same data."""
 CPU_PROCESS = 570_000_000
-"""Bytes of a process that has torch, Lightning, transformers, tokenizer and data in memory; measured."""
+"""Bytes of a process with torch, Lightning, transformers, tokenizer and data in memory; measured."""
 CPU_FRAGMENTS = 1.25
-"""Main memory that activations take over their own size, between blocks of other sizes; measured at 1.2 to 1.4."""
+"""Main memory of the activations over their own size, for gaps between blocks; measured at 1.2 to 1.4."""
 CPU_KERNELS = 500_000_000
-"""Bytes that oneDNN's kernels take, of which some are kept (``bishare.cli.KEPT_KERNELS``), and leave between other
-blocks; measured over 80 optimizer steps in bf16, and as much in fp32."""
+"""Bytes of oneDNN's kernels, of the kept kernels (``bishare.cli.KEPT_KERNELS``) and of gaps around them; measured over
+80 optimizer steps in bf16, and the same in fp32."""
 GPU_PROCESS = 600 * 2**20
-"""Bytes that CUDA and its libraries keep on each GPU; assumed, not measured."""
+"""Bytes of CUDA and its libraries on each GPU; assumed, not measured."""
 HEAD_CHUNK, HEAD_SLICE = 30 * 2**20, 2**20
-"""Bytes of the logits in existence at once, and values of their softmax (``bishare.ops.linear_cross_entropy``,
-which is not imported here: it takes transformers' models along)."""
+"""Bytes of logits in memory at a time, and values of the softmax. Repeated from ``bishare.ops.linear_cross_entropy``,
+whose import would load transformers' models."""
 ZERO3_LIVE_VALUES = 1_000_000_000
-"""Values that ZeRO-3 lets a process gather at once (DeepSpeed's ``stage3_max_live_parameters``)."""
+"""The most values that a process gathers at a time under ZeRO-3 (DeepSpeed's ``stage3_max_live_parameters``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What the estimate needs to know of a decoder."""
+    """Sizes of a decoder."""
 
     num_layers: int
     hidden: int
@@ -57,18 +57,18 @@ class Architecture:
     heads: int
     """Query heads."""
     key_value: int
-    """Width of all key heads together, k; that of the value heads is the same."""
+    """Width of all key heads together, k; the value heads have the same width."""
     vocabulary: int
     mlp_kept: int
-    """Tensors of the MLP's width that the backward pass needs: 1, or if two branches are multiplied 2 where
-    ``bishare.ops.swiglu`` does it and 3 elsewhere."""
+    """Tensors of the MLP's width kept for the backward pass: 1 without a gate, 2 with ``bishare.ops.swiglu``, 3 with
+    any different gate."""
     num_values: int
     """Values of the whole model; a tied weight counts once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """How the model is trained."""
+    """Devices, types and batch of a training."""
 
     device: Literal["cpu", "gpu"]
     num_devices: int
@@ -89,7 +89,7 @@ class Setup:
     packing: bool
     """Whether the examples of a micro-batch stand end to end, without padding."""
     dropout: bool
-    """Whether the adapter drops features of its input."""
+    """Whether the adapter drops input features."""
     gradient_checkpointing: bool
 
 
@@ -98,15 +98,15 @@ class MemoryEstimate:
     """Bytes on each device, or of each process on the CPU."""
 
     weights: int
-    """The frozen base: with ZeRO-3 a process's piece of it, and the values gathered at once."""
+    """The frozen base; with ZeRO-3 a process's piece of the base, and the gathered values."""
     adapter: int
-    """The trained values, with DeepSpeed their fp32 masters, and what the method keeps besides."""
+    """Trained values, with DeepSpeed also fp32 masters, and the method's buffers."""
     gradients: int
-    """Of the adapter, and the buffers that carry them between processes."""
+    """Gradients of the adapter, and the buffers for their transfer between processes."""
     optimizer: int
     """AdamW's two moments."""
     activations: int
-    """What the backward pass reads again."""
+    """Tensors kept for the backward pass."""
     head: int
     """Logits, their softmax and its gradient, at the worst moment."""
     process: int
@@ -118,7 +118,7 @@ class MemoryEstimate:
 
 
 def architecture_of(model: nn.Module, config: PretrainedConfig) -> Architecture:
-    """The sizes of a Hugging Face decoder; the meta device will do."""
+    """The sizes of a Hugging Face decoder, on any device."""
     text = config.get_text_config()
     heads = text.num_attention_heads
     head_width = getattr(text, "head_dim", None) or text.hidden_size // heads
@@ -126,7 +126,7 @@ def architecture_of(model: nn.Module, config: PretrainedConfig) -> Architecture:
     return Architecture(
         num_layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,  # GPT-2 leaves it open
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,  # GPT-2 gives no size
         query=heads * head_width,
         heads=heads,
         key_value=(getattr(text, "num_key_value_heads", None) or heads) * head_width,
@@ -137,16 +137,17 @@ def architecture_of(model: nn.Module, config: PretrainedConfig) -> Architecture:
 
 
 def _mlp_kept(names: set[str], activation: str | None) -> int:
+    """Tensors of the MLP's width kept for the backward pass, from the names of the Linears and the activation."""
     if "gate_proj" in names and activation in ("silu", "swish"):
         return 2
     return 1 if names.isdisjoint({"gate_proj", "gate_up_proj"}) else 3
 
 
 def micro_batch_positions(setup: Setup) -> int:
-    """Tokens that a device computes in its largest micro-batch, with padding if there is any.
+    """Tokens of a device's largest micro-batch, with padding for batches of rows.
 
-    The accumulation is that of the data module: the fewest micro-batches whose mean number of tokens is within the
-    budget. The examples of a step are dealt evenly, so that its largest micro-batch grows with the whole step.
+    As in the data modules, a step has the fewest micro-batches with a mean number of tokens within the budget. The
+    examples are spread evenly over the micro-batches, so that the largest micro-batch grows with the whole step.
     """
     mean, spread = MEAN * setup.max_length, SPREAD * setup.max_length
     per_device = setup.batch_size // setup.num_devices
@@ -168,15 +169,15 @@ def estimate_memory(
     rank: int,
     buffer_bytes: int = 0,
 ) -> MemoryEstimate:
-    """Bytes on each device at the worst moment of training.
+    """Bytes on each device at the peak of training.
 
     Args:
-        architecture: Of the base model.
+        architecture: Sizes of the base model.
         setup: Strategy, devices, types and batch.
         slots: The adapted weights.
         num_adapter: Trained values.
-        rank: Rows of an assembled A, the most of all slots.
-        buffer_bytes: Of what the adapter keeps besides, such as running means.
+        rank: The most rows of an assembled A over all slots.
+        buffer_bytes: Bytes of the adapter's buffers, such as running means.
     """
     positions = micro_batch_positions(setup)
     activations = activation_bytes(architecture, setup, slots, rank=rank, positions=positions)
@@ -206,14 +207,14 @@ def estimate_memory(
 def activation_bytes(
     architecture: Architecture, setup: Setup, slots: Sequence[Slot], *, rank: int, positions: int
 ) -> int:
-    """Bytes that the forward pass keeps for the backward pass, the head apart."""
+    """Bytes kept by the forward pass for the backward pass, without the head."""
     per_position = layer_bytes(architecture, setup, {slot.kind for slot in slots}, rank=rank)
     layers = positions * per_position * architecture.num_layers
     if setup.gradient_checkpointing:
-        # Only the input of each layer is kept; one layer at a time is computed again.
+        # Only the input of each layer is kept; the layers are computed again, each by itself.
         inputs = positions * architecture.hidden * setup.compute_bytes * architecture.num_layers
         layers = inputs + positions * per_position
-    # Assembled for the forward pass and kept: fp32 where it is put together, and in the type of the activations.
+    # The assembled factors, in the type of the activations.
     pairs = sum(rank * (slot.in_features + slot.out_features) for slot in slots) * setup.compute_bytes
     if setup.gradient_checkpointing:
         pairs //= architecture.num_layers
@@ -221,9 +222,9 @@ def activation_bytes(
 
 
 def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, rank: int) -> int:
-    """Bytes that one layer keeps for each position.
+    """Bytes kept by a layer for each position.
 
-    A frozen Linear keeps nothing; an adapted one keeps its input (with dropout: its mask too) and ``x Aᵀ``.
+    A frozen Linear keeps nothing; an adapted Linear keeps the input (with dropout also the mask) and ``x Aᵀ``.
     """
     a, e = architecture, setup.compute_bytes
     mask = 1 if setup.dropout else 0
@@ -231,9 +232,8 @@ def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, ra
     reads_norm = [bool(kinds & group) for group in ({"q", "k", "v", "qkv"}, {"gate", "up", "gate_up"})]
     inputs = sum(reads_norm) * a.hidden * (e + mask)
     attention = e * (2 * a.query + 2 * a.key_value)  # query, result, key and value
-    if (
-        setup.packing and setup.device == "cpu" and e == 2
-    ):  # there (``bishare.ops.causal_attention``) sums of rows, not the result
+    if setup.packing and setup.device == "cpu" and e == 2:
+        # bishare.ops.causal_attention keeps sums of rows in place of the result.
         attention += FP32 * a.heads - e * a.query
     attention += (a.query * (e + mask)) if "o" in kinds else 0
     mlp = e * a.mlp_kept * a.intermediate
@@ -242,9 +242,10 @@ def layer_bytes(architecture: Architecture, setup: Setup, kinds: set[str], *, ra
 
 
 def head_bytes(architecture: Architecture, setup: Setup, *, labels: int) -> int:
-    """Bytes of the head at the labelled positions: a chunk of logits, which the gradient replaces, and some softmax."""
+    """Bytes of the head at the labelled positions: a chunk of logits, replaced by the gradient, and a softmax slice."""
     values = labels * architecture.vocabulary
-    if setup.zero_stage == 3:  # there in one piece, with softmax and gradient in fp32 apart
+    if setup.zero_stage == 3:
+        # The logits are not chunked; softmax and gradient are further tensors in fp32.
         return values * (setup.compute_bytes + 3 * FP32)
     gradients = 2 * labels * architecture.hidden * setup.compute_bytes
     return min(values * setup.compute_bytes, HEAD_CHUNK) + min(values, HEAD_SLICE) * FP32 + gradients

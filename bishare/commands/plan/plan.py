@@ -1,4 +1,4 @@
-"""What a configuration trains, stores and needs, from shapes alone."""
+"""The plan of a configuration from shapes alone: parameters, ranks, files, memory, steps and warnings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,14 +29,13 @@ from bishare.models.dtypes import base_type
 from bishare.models.export import VLLM_RANKS, vllm_rank
 
 FP32 = 4
-
+"""Bytes of a value."""
 
 TENSOR_HEADER = 110
-"""Bytes of a tensor's entry in a safetensors header, about."""
-
+"""Approximate bytes of a tensor's entry in a safetensors header."""
 
 CHECKPOINT_ENTRY = 900
-"""Bytes around a parameter and its two moments in a training checkpoint, about."""
+"""Approximate bytes around a parameter and the two moments in a training checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +46,12 @@ class Files:
     peft: int
     """A plain LoRA of the assembled rank, in fp32, for PEFT and vLLM."""
     checkpoint: int
-    """Adapter, optimizer and the state of the run; the base is never in it."""
+    """Adapter, optimizer and the state of the run, without the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that ``plan`` prints."""
+    """The plan of a configuration."""
 
     base: str
     method: str
@@ -62,7 +61,7 @@ class Plan:
     merged: ParameterReport | None
     """After all merges, if merging is configured."""
     rank_bounds: Mapping[str, int]
-    """The highest rank that an update can have, by kind of weight."""
+    """The highest possible rank of an update, by kind of weight."""
     files: Files
     strategy: str
     device: str
@@ -71,7 +70,7 @@ class Plan:
     """By the number of devices."""
     batch_size: int
     steps_per_epoch: int | None
-    """None where the size of the data is not known on this machine."""
+    """None for data of unknown size, as on the hub."""
     max_steps: int | None
     warnings: Sequence[str]
 
@@ -81,7 +80,11 @@ class Plan:
 
 
 def make_plan(settings: Settings) -> Plan:
-    """Count and estimate; no weights are read, nothing is downloaded."""
+    """Count and estimate without weights and without downloads.
+
+    Raises:
+        UserError: For every mistake in the configuration; the base's architecture is not found.
+    """
     config = find_architecture(
         settings.model.base,
         revision=settings.model.revision,
@@ -98,7 +101,8 @@ def make_plan(settings: Settings) -> Plan:
     after = count_parameters(adapter, model, head) if merging else None
     bounds = rank_bounds(adapter)
     architecture = architecture_of(model, config)
-    if num_classes is not None:  # the logits are few, and there is one row of them for each example
+    if num_classes is not None:
+        # A classifier has a row of logits for each example in place of a row for each token.
         architecture = replace(architecture, vocabulary=num_classes)
     strategy, stage = strategy_of(settings.trainer)
     precision = str(settings.trainer.get("precision") or "32-true")
@@ -133,7 +137,7 @@ def merge_as_planned(adapter: Adapter, trainer: Mapping[str, Any]) -> bool:
         Whether merging is configured.
 
     Raises:
-        UserError: An option is wrong, there is nothing to merge, or not as much as is asked for.
+        UserError: An option is wrong, or the adapter has fewer layers to merge than the options require.
     """
     callbacks = trainer.get("callbacks") or []
     given = [c for c in callbacks if isinstance(c, Mapping) and str(c.get("class_path")).endswith("AdaptiveMerging")]
@@ -148,9 +152,9 @@ def merge_as_planned(adapter: Adapter, trainer: Mapping[str, Any]) -> bool:
 
 
 def rank_bounds(adapter: Adapter) -> dict[str, int]:
-    """The highest rank that an update can have, by kind: the rows of A, or a side of the weight if that is less."""
+    """The highest possible rank of an update, by kind of weight: the least of the rows of A and the weight's sides."""
     bounds: dict[str, int] = {}
-    shapes: dict[tuple[str, int, int], int] = {}  # layers repeat their shapes
+    shapes: dict[tuple[str, int, int], int] = {}  # of a kind and shape once, since layers repeat them
     for slot in adapter.slots:
         shape = (slot.kind, slot.in_features, slot.out_features)
         if shape not in shapes:
@@ -160,10 +164,15 @@ def rank_bounds(adapter: Adapter) -> dict[str, int]:
 
 
 def file_sizes(adapter: Adapter, head: Sequence[torch.nn.Parameter] = ()) -> Files:
-    """Bytes of the three kinds of files that a training leaves; the head is what it trains in full, in fp32."""
+    """Bytes of the files that a training leaves.
+
+    Args:
+        adapter: The adapter, on any device.
+        head: Parameters of a classification head, trained in full and in fp32.
+    """
     live = adapter.live_parameters()
     stored = [*live.values(), *adapter.file_buffers().values(), *head]
-    resumed = [*adapter.parameters(), *head]  # dead ones too
+    resumed = [*adapter.parameters(), *head]  # a checkpoint holds merged-away parameters too
     state = adapter.state_dict()
     kept = [buffer for name, buffer in adapter.named_buffers() if name in state]
     rank = adapter.factors(adapter.slots[0]).rank
@@ -175,15 +184,24 @@ def file_sizes(adapter: Adapter, head: Sequence[torch.nn.Parameter] = ()) -> Fil
 
 
 def warnings_for(adapter: Adapter, report: ParameterReport, rank: int) -> list[str]:
-    """What costs money and is easily overlooked."""
+    """Notes on costs that are easily overlooked.
+
+    Args:
+        adapter: The adapter after all merges.
+        report: Parameter counts of the adapter.
+        rank: The highest rank of an update.
+    """
     warnings = []
-    if (plain := num_lora_values(adapter.slots, rank)) < report.num_live:
+    plain = num_lora_values(adapter.slots, rank)
+    if plain < report.num_live:
         warnings.append(
             f"a plain LoRA of rank {rank} holds {plain:,} values and contains this adapter, which holds "
-            f"{report.num_live:,}: it can learn all that this one can, and more."
+            f"{report.num_live:,}: the LoRA can learn every update of this adapter, and more."
         )
     if not adapter.starts_as_noop:
-        warnings.append(f"{adapter.config.method} does not start as the base model: a fresh one changes its answers.")
+        warnings.append(
+            f"{adapter.config.method} does not start as the base model: a fresh adapter changes the base's answers."
+        )
     slot = vllm_rank(rank)
     if slot is None:
         warnings.append(f"the exported LoRA has rank {rank}, more than vLLM serves ({VLLM_RANKS[-1]}); merge it.")
@@ -206,7 +224,7 @@ def _estimate(
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain values; bytes where a size is meant."""
+    """The plan as plain values; sizes are in bytes."""
     tree = asdict(plan)
     tree["parameters"] = _counts(plan.parameters)
     tree["merged"] = _counts(plan.merged) if plan.merged else None
@@ -230,10 +248,17 @@ def _counts(report: ParameterReport) -> dict[str, Any]:
 def setup_of(
     settings: Settings, *, device: Literal["cpu", "gpu"], num_devices: int, stage: Literal[0, 1, 2, 3], precision: str
 ) -> Setup:
+    """Devices, types and batch of the training.
+
+    Raises:
+        UserError: A step has fewer examples than there are devices.
+    """
     options = data_options(settings.data)
+    given = settings.data.get("init_args") or {}
     base_bytes = 4 if base_type(settings.model.base_dtype, device) == "float32" else 2
     mixed = precision.startswith(("bf16", "16"))
-    if stage:  # DeepSpeed casts the whole model to the type of the precision
+    if stage:
+        # DeepSpeed casts the whole model to the type of the precision.
         base_bytes = 2 if mixed else 4
     if num_devices > options["batch_size"]:
         raise UserError(f"data.batch_size is {options['batch_size']}, fewer than the {num_devices} devices.")
@@ -247,8 +272,7 @@ def setup_of(
         batch_size=options["batch_size"],
         tokens_per_micro_batch=options["tokens_per_micro_batch"],
         max_length=options["max_length"],
-        packing=task_of(settings.data) is None
-        and (settings.data.get("init_args") or {}).get("packing", True) is not False,
+        packing=task_of(settings.data) is None and given.get("packing", True) is not False,
         dropout=settings.model.adapter.dropout > 0,
         gradient_checkpointing=settings.model.gradient_checkpointing,
     )

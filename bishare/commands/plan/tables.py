@@ -42,10 +42,9 @@ def memory_table(plan: Plan) -> Table:
     where = "process" if plan.device == "cpu" else "GPU"
     title = f"Estimated memory per {where}: {plan.strategy}, {plan.precision}"
     table = Table("", title=title, title_justify="left")
+    plural = "processes" if plan.device == "cpu" else "GPUs"
     for count in plan.memory:
-        table.add_column(
-            f"{count} {where if count == 1 else f'{where}s' if where == 'GPU' else 'processes'}", justify="right"
-        )
+        table.add_column(f"{count} {where if count == 1 else plural}", justify="right")
     estimates = list(plan.memory.values())
     names = list(vars(estimates[0]))
     for name in names:
@@ -68,7 +67,7 @@ def facts_table(plan: Plan) -> Table:
 
 
 def steps_line(plan: Plan) -> str:
-    """Optimizer steps of an epoch and of the run, as far as they are known."""
+    """Optimizer steps of an epoch and of the run, as far as known."""
     known = f"about {plan.steps_per_epoch:,}" if plan.steps_per_epoch else "an unknown number (the data is not here)"
     limit = f"; at most {plan.max_steps:,} in all" if plan.max_steps else ""
     return f"{known} per epoch of {plan.batch_size} examples each{limit}"

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole: written beside their place under a temporary name, then renamed.
+"""Files and folders that appear whole: written under a temporary name in the same folder, then renamed.
 
 A failure or a kill leaves the old file or the new file, never a part of either.
 """
@@ -13,12 +13,12 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_file(path: Path, *, single_writer: bool = False) -> Iterator[BinaryIO]:
-    """A binary file that becomes ``path`` when the block ends, over an earlier file; a failed block leaves nothing.
+    """A binary file, renamed to ``path`` when the block ends, over an earlier file; a failed block leaves nothing.
 
     Args:
         path: The file to write. Missing folders above are made.
         single_writer: Whether no second process writes ``path`` at the same time. The temporary name is then the same
-            for all processes, so that the next write replaces what a kill has left.
+            for all processes, so the next write replaces a file left by a kill.
 
     Raises:
         OSError: The file cannot be written.
@@ -49,10 +49,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that becomes ``path`` when the block ends; a failed block leaves nothing.
+    """An empty folder, renamed to ``path`` when the block ends; a failed block leaves nothing.
 
     Args:
-        path: The folder to make. An empty folder of this name is replaced.
+        path: The folder to make. An empty folder is replaced.
 
     Raises:
         OSError: The folder cannot be made, or ``path`` is a file or holds something.
@@ -70,12 +70,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside ``path`` that is this process's alone."""
+    """A name for this process alone, in the folder of ``path``."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def _sync_names(folder: Path) -> None:
-    """Write the folder's list of names to the disk: a file that was renamed may else have its old name."""
+    """Write the names in a folder to the disk; a renamed file may otherwise have the old name after a crash."""
     if os.name == "nt":
         return  # Windows opens no folders
     number = os.open(folder, os.O_RDONLY)

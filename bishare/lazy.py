@@ -1,4 +1,4 @@
-"""Public names that are imported on their first use: ``import bishare`` takes milliseconds, torch seconds."""
+"""Public names imported on first use: ``import bishare`` takes milliseconds, ``import torch`` seconds."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ def lazy(
 
     Args:
         package: ``globals()`` of the package.
-        modules: Gives the module that holds each public name; called for each name, since names may be added.
+        modules: Gives the module of each public name; called for each name, since names may be added.
     """
 
     def get(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A user's mistake is a ValueError of its own kind."""
+"""A user's mistake is a kind of ValueError."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from bishare.errors import UserError
 
 
 def test_user_error_is_a_value_error() -> None:
-    """Libraries such as jsonargparse report a ValueError of a class as a mistake in its arguments."""
+    """jsonargparse reports a ValueError of a class as a mistake in the arguments."""
     assert issubclass(UserError, ValueError)
 
 

@@ -1,4 +1,4 @@
-"""Names of a package are imported when they are asked for."""
+"""Names of a package are imported on first use."""
 
 import sys
 from collections.abc import Iterator

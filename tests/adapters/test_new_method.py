@@ -1,4 +1,4 @@
-"""A new method is one file and one registration: every command and the pool then know the method."""
+"""A new method is a file and a registration: every command and the pool then know the method."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.byte_base import write_byte_base
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered() -> Iterator[None]:
-    """The one registration."""
+    """The registration."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "toy", "tests.adapters.toy:ToyConfig")
         yield

@@ -14,6 +14,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bishare.commands.config.trees import names_part
+
 PLAIN_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 """Words for Python's types."""
 
@@ -56,7 +58,8 @@ class ParserReport:
         elif match := re.search(r"(?:Option|does not accept option) '(.+?)'", text):
             self.unknown = match[1]
         elif match := re.match(r"Expected a path but (.*) either not accessible or invalid", text):
-            self.other.append(_no_file(match[1]))
+            if names_part(match[1]):  # else the value names a class, and later lines say more
+                self.other.append(_no_file(match[1]))
         elif match := re.match(r"File does not exist: '(.*)'", text):
             self.other.append(f"there is no file {match[1]}")
         elif match := re.match(r"Unable to load config ['\"](.*)['\"]$", text):

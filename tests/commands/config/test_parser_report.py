@@ -84,6 +84,20 @@ UNION = """Parser key "{key}":
             "trainer: there is no file trainer/x.yaml (paths are relative to the file that names them).",
         ),
         ("Parser key \"config\": File does not exist: '/a/b.yaml'", "config: there is no file /a/b.yaml."),
+        (
+            'Parser key "trainer.callbacks":\n\n'
+            "  - Expected a path but callbacks.Mine either not accessible or invalid\n"
+            "  - Does not validate against any of the Union subtypes\n  Errors:\n    - Expected a <class 'list'>\n"
+            "    - Problem with given class_path 'callbacks.Mine':\n"
+            "        module 'callbacks' has no attribute 'Mine'\n"
+            "    - Expected a <class 'NoneType'>\n  Given value type: <class 'str'>\n  Given value: callbacks.Mine",
+            "trainer.callbacks: there is no callbacks.Mine; check the name.",
+        ),
+        (
+            'Parser key "trainer.callbacks":\n\n  - Expected a path but x.yaml either not accessible or invalid\n'
+            "  - Expected a <class 'list'>\n  Given value type: <class 'str'>\n  Given value: x.yaml",
+            "trainer.callbacks: there is no file x.yaml (paths are relative to the file that names them).",
+        ),
         ("Something that nobody foresaw", "Something that nobody foresaw."),
     ],
 )

@@ -1,17 +1,18 @@
-"""The name ``callbacks``: this project's callbacks first, then those of the user's own module of that name.
+"""The name ``callbacks``: bishare's callbacks first, then the user's own module with the same name.
 
-The callbacks are loaded once, as ``bishare.callbacks``. A configuration calls them ``callbacks``:
+The classes are loaded once, as ``bishare.callbacks``. A configuration calls them ``callbacks``:
 
     callbacks.AdapterCheckpoint   the class bishare.callbacks.AdapterCheckpoint
     callbacks.Mine                Mine of the user's callbacks.py or callbacks/__init__.py
     callbacks.mine.Mine           Mine of the user's callbacks/mine.py
     callbacks.run                 the module bishare.callbacks.run, unless the user has a callbacks/run.py
 
-The command line puts a module with these names in place, and so does ``import callbacks`` in a clone, where the folder
-of that name lies at the top. In every other process ``import callbacks`` is left to Python. The user's code is run when
-a name is not found in this project, so that a mistake in the user's module does not stop a run without that module.
+The command line installs a module with these names, and so does ``import callbacks`` in a clone, where the folder
+``callbacks/`` lies at the top. In every further process ``import callbacks`` is left to Python. The user's module runs
+only for a name missing in bishare: a mistake in the module cannot stop a run without the user's callbacks.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -31,7 +32,7 @@ OURS = "bishare.callbacks"
 
 
 def install() -> None:
-    """Let ``callbacks`` stand for both; a second call changes nothing."""
+    """Let ``callbacks`` stand for both packages; a second call changes nothing."""
     found = sys.modules.get(NAME)
     if isinstance(found, CallbackNames):
         return
@@ -45,7 +46,7 @@ class CallbackNames(ModuleType):
     """The module ``callbacks``.
 
     Args:
-        theirs: The user's module if it is loaded already.
+        theirs: The user's module, if Python has loaded the module before.
     """
 
     def __init__(self, theirs: ModuleType | None) -> None:
@@ -54,14 +55,13 @@ class CallbackNames(ModuleType):
         self.__spec__ = spec_from_file_location(NAME, file)
         self.__file__: str | None = str(file)
         self.__path__: list[str] = []
-        self._ours: ModuleType | None = None
         self._theirs: ModuleType | None = None
         if theirs is not None:
             self._theirs = theirs
             self.__path__ += getattr(theirs, "__path__", [])
 
     def __getattr__(self, name: str) -> Any:
-        """Called for a name that was not asked for before."""
+        """Find a public name of bishare, or a name of the user's module; Python calls this once for each name."""
         if name.startswith("__") and name != "__all__":
             raise AttributeError(name)
         ours = self.load_ours()
@@ -80,12 +80,8 @@ class CallbackNames(ModuleType):
         return sorted({*self.load_ours().__all__, *dir(self.load_theirs())})
 
     def load_ours(self) -> ModuleType:
-        """This project's callbacks."""
-        if self._ours is None:
-            self._ours = import_module(OURS)
-            for name in self._ours.__all__:
-                getattr(self._ours, name).__module__ = NAME  # a saved configuration names it
-        return self._ours
+        """The package ``bishare.callbacks``."""
+        return import_module(OURS)
 
     def load_theirs(self) -> ModuleType | None:
         """The user's module, run at the first call; None where there is none."""
@@ -103,7 +99,7 @@ class CallbackNames(ModuleType):
 
 
 class Submodules(MetaPathFinder, Loader):
-    """Finds ``callbacks.NAME``: the user's module, or else ours, which is not loaded a second time."""
+    """Finds ``callbacks.NAME``: the user's module, or else the loaded ``bishare.callbacks.NAME``."""
 
     @override
     def find_spec(
@@ -123,8 +119,13 @@ class Submodules(MetaPathFinder, Loader):
         sys.modules[module.__name__] = import_module(f"bishare.{module.__name__}")  # Python takes it from there
 
 
+def with_public_names(configuration: str) -> str:
+    """A configuration in YAML or JSON, with ``callbacks.NAME`` in the place of ``bishare.callbacks.NAME``."""
+    return re.sub(rf'(class_path"?: *"?){re.escape(OURS)}\.', rf"\1{NAME}.", configuration)
+
+
 def _find_theirs() -> ModuleSpec | None:
-    """The user's module, in the working folder first: it is not on the path of the script ``bishare``."""
+    """The user's module. The working folder goes first, since the script ``bishare`` has no path to the folder."""
     folder = str(Path.cwd())
     for entry in (folder, *sys.path):
         spec = PathFinder.find_spec(NAME, [entry or folder])
@@ -134,5 +135,5 @@ def _find_theirs() -> ModuleSpec | None:
 
 
 def _is_ours(spec: ModuleSpec) -> bool:
-    """Whether it is the folder of a clone, this one or another: the package ``bishare`` lies beside it."""
+    """Whether a module is the ``callbacks`` of a clone, where ``bishare`` lies beside the folder."""
     return spec.origin is not None and (Path(spec.origin).resolve().parents[1] / "bishare" / "cli.py").is_file()

@@ -1,6 +1,6 @@
 """Loads ``bishare.callbacks`` from the folder ``callbacks/`` at the top of a clone.
 
-A wheel carries the folder itself as ``bishare/callbacks/`` and leaves this file out.
+A wheel carries the folder itself as ``bishare/callbacks/``, without the file ``bishare/callbacks.py``.
 """
 
 import sys

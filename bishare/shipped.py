@@ -1,4 +1,4 @@
-"""Folders that travel with the package: beside it in a clone, inside it in an installed wheel."""
+"""Folders shipped with the package: beside the package in a clone, inside in an installed wheel."""
 
 from pathlib import Path
 

@@ -1,6 +1,7 @@
-"""``callbacks.NAME`` means this project's class first, then the user's."""
+"""``callbacks.NAME`` means bishare's class first, then the user's."""
 
 import ast
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -10,7 +11,7 @@ import pytest
 from lightning.pytorch import Callback
 
 import bishare.callbacks
-from bishare.callback_names import install
+from bishare.callback_names import install, with_public_names
 from bishare.cli import main
 from tests.places import PROJECT
 
@@ -19,7 +20,7 @@ MINE = "from lightning.pytorch import Callback\nclass Mine(Callback): pass\n"
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
-    """A function that writes a file of the user's into the working folder, of a process that knows no callbacks yet."""
+    """A function to write a file of the user's into the working folder; the process has loaded no callbacks before."""
 
     def write_file(name: str, text: str) -> None:
         file = tmp_path / name
@@ -38,7 +39,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def named(path: str) -> object:
-    """What a ``class_path`` stands for on the command line."""
+    """The object of a ``class_path`` on the command line."""
     install()
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
@@ -50,7 +51,7 @@ def test_both_names_mean_one_class() -> None:
     assert len(callbacks.__all__) >= 9
     for name in callbacks.__all__:
         assert getattr(callbacks, name) is getattr(bishare.callbacks, name)
-        assert getattr(callbacks, name).__module__ == "callbacks"
+        assert getattr(callbacks, name).__module__.startswith("bishare.callbacks.")
 
 
 def test_a_submodule_is_loaded_once() -> None:
@@ -111,6 +112,23 @@ def test_a_module_imported_before_stays(write: Callable[[str, str], None], monke
     before = import_module("callbacks")
     assert named("callbacks.Mine") is before.Mine
     assert named("callbacks.Throughput") is bishare.callbacks.Throughput
+
+
+@pytest.mark.parametrize(
+    ("given", "public"),
+    [
+        ("- class_path: bishare.callbacks.RunSummary\n", "- class_path: callbacks.RunSummary\n"),
+        ('{"class_path": "bishare.callbacks.Throughput"}', '{"class_path": "callbacks.Throughput"}'),
+        ("- class_path: bishare.callbacks_of_mine.X\n", "- class_path: bishare.callbacks_of_mine.X\n"),
+        ("questions: [What is bishare.callbacks.RunSummary?]", "questions: [What is bishare.callbacks.RunSummary?]"),
+    ],
+)
+def test_saved_configurations_have_public_names(given: str, public: str) -> None:
+    assert with_public_names(given) == public
+
+
+def test_our_callbacks_can_go_to_a_new_process() -> None:
+    assert b"cbishare.callbacks" in pickle.dumps(bishare.callbacks.RunSummary, protocol=0)
 
 
 def test_a_configuration_names_both(write: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]) -> None:

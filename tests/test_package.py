@@ -1,4 +1,4 @@
-"""The package as it is built, installed and used outside a clone."""
+"""The package as built, installed and used outside a clone."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Mine(Callback):
 
 
 def call(*command: str | Path, folder: Path) -> str:
-    """What a command prints, in a folder and an environment that know nothing of the clone."""
+    """Output of a command in a folder and an environment without the clone."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST"))}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -39,7 +39,7 @@ def call(*command: str | Path, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist, and the wheel that was built from the sdist."""
+    """A folder with the sdist, and the wheel built from the sdist."""
     folder = tmp_path_factory.mktemp("built")
     call(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, PROJECT, folder=folder)
     return folder
@@ -56,7 +56,7 @@ def unpacked(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel, which borrows this environment's packages for its dependencies."""
+    """A fresh environment with the wheel; the dependencies are borrowed from the environment of the tests."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", folder / "bin" / "python")

@@ -1,4 +1,4 @@
-"""Where the configurations and callbacks of this project lie."""
+"""Where the configurations and callbacks lie."""
 
 from pathlib import Path
 

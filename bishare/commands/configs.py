@@ -62,7 +62,7 @@ def copy(name: str, out: Path) -> None:
     """
     source = find_shipped(name)
     if source is None:
-        raise UserError(f"no configuration that comes with bishare is called {name}; {nearest(name)}")
+        raise UserError(f"no shipped file is called {name}; {nearest(name)}")
     copied: set[Path] = set()
     for file in map(Path.resolve, files_of(source)):
         target = out / file.relative_to(shipped_folder(FOLDER))

@@ -1,4 +1,4 @@
-"""The list of shipped files, and copies of them to be changed."""
+"""The list of shipped files, and copies to be changed."""
 
 from pathlib import Path
 
@@ -68,4 +68,4 @@ def test_no_file_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_unknown_name_comes_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["configs", "vera_r63"]) == 1
-    assert "is called vera_r63; did you mean adapter/vera_r64" in capsys.readouterr().err
+    assert "no shipped file is called vera_r63; did you mean adapter/vera_r64" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from typing_extensions import override
 
+from bishare.callback_names import with_public_names
 from bishare.commands.config.messages import explain
 from bishare.commands.config.settings import is_classification
 from bishare.commands.fit.class_list import class_list
@@ -39,7 +40,11 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 class FitParser(LightningArgumentParser):
-    """Lightning's parser, whose help ends with the classes of this project."""
+    """Lightning's parser, with the classes of this project at the end of the help and public names in configurations."""
+
+    @override
+    def dump(self, *arguments: Any, **options: Any) -> str:
+        return with_public_names(super().dump(*arguments, **options))
 
     @override
     def format_help(self, *arguments: Any) -> str:

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from typing_extensions import override
 
+from bishare.callback_names import install
 from bishare.errors import UserError
 
 
@@ -18,6 +19,7 @@ class SaveConfig(SaveConfigCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit" or self.already_saved or not trainer.is_global_zero:
             return
+        install()  # a spawned process has not come through the command line
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         number, file = 1, folder / "config.yaml"

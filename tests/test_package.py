@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import bishare
 from bishare.cli import main
@@ -81,12 +82,7 @@ def users_folder(tmp_path: Path) -> Path:
             "class_path": "bishare.data.InstructionData",
             "init_args": {"path": "rows.jsonl", "batch_size": 2, "num_validation": 2},
         },
-        "trainer": {
-            "accelerator": "cpu",
-            "default_root_dir": "run",
-            "max_steps": 2,
-            "callbacks": [{"class_path": "callbacks.AdapterCheckpoint"}, {"class_path": "callbacks.Mine"}],
-        },
+        "trainer": {"accelerator": "cpu", "default_root_dir": "run", "max_steps": 2},
     }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
     return tmp_path
@@ -145,15 +141,25 @@ def test_plan_finds_a_shipped_file_by_name(environment: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_fit_without_callbacks_leaves_adapter_and_curves(environment: Path, users_folder: Path) -> None:
+    (users_folder / "callbacks.py").write_text("raise RuntimeError('not asked for')")
+    call(environment / "bin" / "bishare", "fit", "--config", "mine.yaml", folder=users_folder)
+    run = users_folder / "run"
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    curves = EventAccumulator(str(run)).Reload().Tags()["scalars"]
+    assert {"learning_rate/local.A", "train/grad_norm", "val/loss"} <= set(curves)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("bin/bishare",), ("bin/python", "-m", "bishare")], ids=["script", "module"])
 def test_fit_takes_callbacks_of_both(command: tuple[str, ...], environment: Path, users_folder: Path) -> None:
     program, *options = command
-    printed = call(environment / program, *options, "fit", "--config", "mine.yaml", folder=users_folder)
+    options += ["fit", "--config", "mine.yaml", "--trainer.callbacks+", "callbacks.RankMonitor"]
+    printed = call(environment / program, *options, "--trainer.callbacks+", "callbacks.Mine", folder=users_folder)
     assert "Mine was here" in printed
-    assert (users_folder / "run" / "adapter" / "adapter_model.safetensors").is_file()
     saved = yaml.safe_load((users_folder / "run" / "config.yaml").read_text())
     classes = [callback["class_path"] for callback in saved["trainer"]["callbacks"]]
-    assert classes == ["callbacks.AdapterCheckpoint", "callbacks.Mine"]
+    assert classes == ["callbacks.RankMonitor", "callbacks.Mine"]
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 class FitParser(LightningArgumentParser):
-    """Lightning's parser, with the classes of this project at the end of the help and public names in configurations."""
+    """Lightning's parser; the help ends with the classes of this project, and configurations have public names."""
 
     @override
     def dump(self, *arguments: Any, **options: Any) -> str:

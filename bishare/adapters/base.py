@@ -106,8 +106,8 @@ class Adapter(nn.Module, ABC):
         self.slots = tuple(slots)
         self.merged = False
         self.originals: dict[str, Tensor] = {}  # [out, in] by slot key, while merged
-        self.trainable_before: list[str] = []  # names of the base's trainable parameters before injection
-        self.attention: str | None = None  # the base's attention before injection, where injection changed it
+        self.trainable_before: list[str] = []  # names of the base's trainable parameters before ``attach``
+        self.attention: str | None = None  # the base's attention before ``attach``, if changed
         self.mergeable = nn.ModuleDict()
         if len({slot.key for slot in slots}) != len(slots):
             raise UserError("Two adapted weights of one layer have the same kind; name them by their module paths.")
@@ -129,8 +129,12 @@ class Adapter(nn.Module, ABC):
 
         A method overrides this where factors are stored matrices, windows of stored matrices or Kronecker products.
         """
-        parts = self.parts(slot).values()
-        return Blocks([Block(part.A) for part in parts], [Block(part.B) for part in parts], 1.0)
+        As: list[Block] = []
+        Bs: list[Block] = []
+        for A, B in self.parts(slot).values():
+            As.append(Block(A))
+            Bs.append(Block(B))
+        return Blocks(As, Bs, 1.0)
 
     def scaled(self, slot: Slot) -> Scaled | None:
         """The same update as vectors around a frozen pair, where all adapters of the method share the pair, else None.
@@ -159,8 +163,11 @@ class Adapter(nn.Module, ABC):
 
     def mergeable_groups(self) -> dict[str, MergeableGroup]:
         """The groups whose layers may merge, by name, in a fixed order; empty for most methods."""
-        groups = [group for group in self.mergeable.values() if isinstance(group, MergeableGroup)]
-        return {group.name: group for group in groups}
+        groups: dict[str, MergeableGroup] = {}
+        for group in self.mergeable.values():
+            assert isinstance(group, MergeableGroup)
+            groups[group.name] = group
+        return groups
 
     def b_name(self, group: str, name: str) -> str:
         """Name of the B used by ``name`` in this group: the owner's B, or ``name`` itself without a group."""

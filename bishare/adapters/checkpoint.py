@@ -172,12 +172,14 @@ def check_slots(file: AdapterFile, slots: Sequence[Slot], folder: str | Path) ->
     """
     if file.slots == tuple(slots):
         return
-    trained, found = {s.name: s for s in file.slots}, {s.name: s for s in slots}
-    name = next(n for n in (*trained, *found) if trained.get(n) != found.get(n))
-    raise UserError(
-        f"{folder} was trained on another base ({file.base or 'unnamed'}): "
-        f"{name} is {_shape(trained.get(name))} there and {_shape(found.get(name))} here."
-    )
+    trained = {slot.name: slot for slot in file.slots}
+    found = {slot.name: slot for slot in slots}
+    for name in (*trained, *found):
+        if trained.get(name) != found.get(name):
+            raise UserError(
+                f"{folder} was trained on another base ({file.base or 'unnamed'}): "
+                f"{name} is {_shape(trained.get(name))} there and {_shape(found.get(name))} here."
+            )
 
 
 def _shape(slot: Slot | None) -> str:

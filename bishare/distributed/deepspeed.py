@@ -199,16 +199,21 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         module, state = self.lightning_module, checkpoint["state_dict"]
         assert module is not None
-        parameters = {name: p for name, p in module.named_parameters() if name in state}
-        device = self.root_device
-        write_fp32(list(parameters.values()), [state[name].to(device) for name in parameters])
-        module.load_state_dict({name: v for name, v in state.items() if name not in parameters}, strict=False)
+        buffers = dict(state)
+        parameters: list[nn.Parameter] = []
+        values: list[Tensor] = []
+        for name, parameter in module.named_parameters():
+            if name in state:
+                parameters.append(parameter)
+                values.append(buffers.pop(name).to(self.root_device))
+        write_fp32(parameters, values)
+        module.load_state_dict(buffers, strict=False)
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         (optimizer,), (saved,) = self.optimizers, checkpoint["optimizer_states"]
         base = _base(optimizer)
-        values: dict[str, list[tuple[nn.Parameter, Tensor]]] = {}
+        moments: dict[str, dict[nn.Parameter, Tensor]] = {}
         for flat, group, parameters, saved_group in zip(
             _flats(optimizer), base.param_groups, self._groups, saved["param_groups"], strict=True
         ):
@@ -219,10 +224,11 @@ class BiShareDeepSpeed(DeepSpeedStrategy):
                         base.state[flat][key] = value.clone().to(flat.device)
                     else:
                         base.state[flat].setdefault(key, torch.zeros_like(flat))
-                        values.setdefault(key, []).append((parameter, value.to(flat.device)))
+                        moments.setdefault(key, {})[parameter] = value.to(flat.device)
         self._link_states(optimizer)
-        for key, pairs in values.items():
-            write_fp32([p for p, _ in pairs], [value for _, value in pairs], state=key)
+        # Only linked moments can be written.
+        for key, values in moments.items():
+            write_fp32(list(values), list(values.values()), state=key)
 
     def _link_states(self, optimizer: Optimizer) -> None:
         """Link each parameter to its moments, which ZeRO-1 and 2 read through views.

@@ -1,9 +1,9 @@
-"""Attention for packs: document by document, so that no dense block mask is built and no document sees another.
+"""Attention for packs, document by document: no dense block mask is built, and documents stay apart.
 
-Registered with transformers under a name, and chosen by :func:`use_packed_attention`. The documents' bounds reach it
-as ``documents``, an argument that models pass through; a batch without it takes transformers' own path through
-``scaled_dot_product_attention``. A document that goes on behind tokens of the one before it (``data/packing.py``)
-attends to that one's keys up to there, and to its own.
+The function is registered with transformers under a name and chosen by :func:`use_packed_attention`. Models pass the
+bounds of the documents on, in the argument ``documents``. A batch without ``documents`` takes transformers' own path
+through ``scaled_dot_product_attention``. A document may continue a prefix of the document before
+(``data/packing.py``), and then attends to the keys of the prefix and to its own keys.
 
 Shapes: query [1, h, n, d], key and value [1, h_kv, n, d], result [1, n, h, d]; h is a multiple of h_kv.
 """
@@ -30,45 +30,52 @@ def can_pack(model: nn.Module) -> bool:
 
 
 def use_packed_attention(model: PreTrainedModel) -> None:
-    """Let a decoder whose attention is exchangeable take packs; other models stay as they are."""
+    """Let a causal decoder with exchangeable attention take packs; any other model stays unchanged."""
     if not model.config.is_encoder_decoder and model._supports_attention_backend and _is_causal(model):
         model.set_attn_implementation(NAME)
 
 
 def patch_attention(model: nn.Module) -> str | None:
-    """Train a model on the CPU through ``bishare.ops.causal_attention``, and return the name of its former attention.
+    """Train a model on a CPU through ``bishare.ops.causal_attention``.
 
-    None if it stays as it is: in every other respect this attention is transformers' ``sdpa``, so it takes its place
-    alone.
+    Only transformers' ``sdpa`` is replaced, since the replacement equals ``sdpa`` outside training.
+
+    Returns:
+        Name of the replaced attention; None if nothing was replaced.
     """
-    before = getattr(model.config, "_attn_implementation", None) if isinstance(model, PreTrainedModel) else None
-    if isinstance(model, PreTrainedModel) and before == "sdpa" and trains_attention_on(model.device):
+    if not isinstance(model, PreTrainedModel):
+        return None
+    before: str | None = getattr(model.config, "_attn_implementation", None)
+    if before == "sdpa" and trains_attention_on(model.device):
         use_packed_attention(model)
     return before if can_pack(model) and before != NAME else None
 
 
 def _is_causal(model: PreTrainedModel) -> bool:
-    """Every attention module is causal over the whole past: no window, no choice of keys by an index (DeepSeek-V3.2),
-    no state that runs on between documents."""
+    """Whether every attention module is causal over the whole past."""
     flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
     config = model.config.get_text_config()
-    chosen = any(getattr(config, name, None) is not None for name in ("sliding_window", "index_topk"))
-    return bool(flags) and all(flags) and not chosen and not getattr(model, "_is_stateful", False)
+    # A sliding window, or a choice of keys by an index (DeepSeek-V3.2), leaves out a part of the past.
+    for name in ("sliding_window", "index_topk"):
+        if getattr(config, name, None) is not None:
+            return False
+    # A recurrent state would run on from document to document.
+    return bool(flags) and all(flags) and not getattr(model, "_is_stateful", False)
 
 
 class Documents(NamedTuple):
-    """Where the documents of a pack are."""
+    """The bounds of the documents in a pack."""
 
     lengths: list[int]
-    """Tokens of each, without those it shares with the one before it."""
+    """Own tokens of each document, without the shared prefix."""
     shared: list[int]
-    """How many it shares with the one before it."""
+    """Tokens of the prefix that each document shares with the document before."""
     future: list[Tensor]
-    """For each [length, shared + length]: True where a key comes after the query."""
+    """For each document [length, shared + length]: True where a key comes after the query."""
 
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a batch goes into the model."""
+    """The arguments of the model's forward pass, from a batch."""
     if "lengths" not in batch:
         return {name: batch[name] for name in ("input_ids", "attention_mask")}
     device = batch["input_ids"].device
@@ -80,7 +87,7 @@ def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "input_ids": batch["input_ids"],
         "position_ids": batch["position_ids"],
-        # A mask of four dimensions is handed on as it is; without one, models build the dense [n, n] mask of the pack.
+        # Models hand a mask of four dimensions on unchanged, and would otherwise build the pack's dense [n, n] mask.
         "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
         "documents": Documents(lengths, shared, future),
     }
@@ -101,8 +108,7 @@ def packed_attention(
     fast = uses_causal_attention(query, key, value, dropout=dropout)
     if documents is None:
         if fast and _is_whole(module, query, key, attention_mask, kwargs):
-            one = {"lengths": [query.shape[2]], "shared": [0]}
-            return causal_attention(query, key, value, **one, scale=scaling), None
+            return causal_attention(query, key, value, lengths=[query.shape[2]], shared=[0], scale=scaling), None
         forward: Any = sdpa_attention_forward
         result: tuple[Tensor, None] = forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -112,10 +118,11 @@ def packed_attention(
         lengths, shared = documents.lengths, documents.shared
         return causal_attention(query, key, value, lengths=lengths, shared=shared, scale=scaling), None
     queries = torch.split(query, documents.lengths, 2)
-    every_key, every_value = (with_prefixes(part, documents.lengths, documents.shared) for part in (key, value))
+    keys = with_prefixes(key, documents.lengths, documents.shared)
+    values = with_prefixes(value, documents.lengths, documents.shared)
     outputs = []
-    for q, k, v, future in zip(queries, every_key, every_value, documents.future, strict=True):
-        # Of a whole document by its name, which has the fastest kernels.
+    for q, k, v, future in zip(queries, keys, values, documents.future, strict=True):
+        # A document without a prefix takes is_causal, which has faster kernels than a mask.
         mask = {"is_causal": True} if q.shape[2] == k.shape[2] else {"attn_mask": ~future}
         output = F.scaled_dot_product_attention(
             q, k, v, **mask, dropout_p=dropout, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
@@ -127,7 +134,7 @@ def packed_attention(
 def _is_whole(
     module: nn.Module, query: Tensor, key: Tensor, attention_mask: Tensor | None, options: Mapping[str, Any]
 ) -> bool:
-    """Whether every row is one document without padding, from its beginning."""
+    """Whether every row is a single whole document without padding."""
     plain = options.get("is_causal") is None and options.get("position_bias") is None
     causal = plain and attention_mask is None and getattr(module, "is_causal", False)
     return causal and query.shape[2] == key.shape[2] > 1

@@ -1,4 +1,4 @@
-"""Which kernel runs where: every question about processor, device, type and gradient, answered in this file.
+"""The choice of every kernel, by processor, device, type and gradient.
 
 | operation                   | kernel here           | where                                      | elsewhere   |
 |-----------------------------|-----------------------|--------------------------------------------|-------------|
@@ -13,12 +13,12 @@
 | dropout, draw               | 16 bits by numpy      | CPU                                        | bernoulli   |
 | dropout, mask               | product of integers   | values of 2 or 4 bytes                     | of floats   |
 
-"CPU" means x86 with a torch that has oneDNN's operators, the only processors measured (torch 2.13). On AMD processors
-with AVX-512, MKL reaches two thirds of oneDNN's speed, and half where a matrix is thin, as in all products of an
-adapter. Without AVX-512, MKL takes 0.85 of oneDNN's time for the long products of training, but oneDNN is faster for
-short and for thin products (x Aᵀ of an adapter: 0.5 to 0.9 of MKL's time). A gradient's sum over many tokens is then
-taken in four parts at once, in 0.65 to 0.95 of the time of a single product. In half precision ``torch.mm`` calls
-oneDNN itself. On a GPU every product is torch's.
+For products and plain layers, "CPU" means x86 with oneDNN's operators in torch: only these processors were measured
+(torch 2.13). On AMD processors with AVX-512, MKL reaches two thirds of oneDNN's speed, and half where a matrix is thin,
+as in all products of an adapter. Without AVX-512, MKL takes 0.85 of oneDNN's time for the long products of training,
+but oneDNN is faster for short and for thin products (x Aᵀ of an adapter: 0.5 to 0.9 of MKL's time). A gradient's sum
+over many tokens is then taken in four parts at once, in 0.65 to 0.95 of the time of a single product. In half precision
+``torch.mm`` calls oneDNN itself. On a GPU every product is torch's.
 """
 
 import platform

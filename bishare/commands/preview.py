@@ -58,6 +58,8 @@ def run(command: str, arguments: Sequence[str]) -> None:
         else:
             show_example(console, data, index)
     console.print(summary(data, num_devices))
+    for remark in data.remarks() if isinstance(data, PromptData) else ():
+        console.print(Text(remark), soft_wrap=True)
 
 
 def show_example(console: Console, data: PromptData, index: int) -> None:
@@ -112,6 +114,7 @@ def summary(data: PromptData | ClassificationData, num_devices: Sequence[int]) -
     streamed = isinstance(data, StreamedData)
     table.add_row("examples", f"{len(examples):,}" + (" (the first of a stream)" if streamed else ""))
     if isinstance(data, PromptData):
+        table.add_row("without an answer", f"{data.num_unanswered:,} rows, left out")
         table.add_row("dropped", f"{data.num_dropped:,} (no token of an answer within max_length)")
     table.add_row("cut", f"{data.num_cut:,} to max_length {data.max_length:,}")
     table.add_row(

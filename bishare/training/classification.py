@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from torchmetrics import (
     Accuracy,
     F1Score,
-    MatthewsCorrCoef,
     Metric,
     MetricCollection,
     PearsonCorrCoef,
     SpearmanCorrCoef,
 )
+from torchmetrics.classification import BinaryMatthewsCorrCoef
 from transformers import PreTrainedModel
 from typing_extensions import override
 
@@ -174,13 +174,27 @@ def predictions(logits: Tensor) -> Tensor:
     return logits[:, 0] if logits.shape[1] == 1 else logits.argmax(-1)
 
 
+class MatthewsCorrelation(BinaryMatthewsCorrCoef):
+    """Matthews' correlation of two classes, 0 where all predictions or all labels are the same, as in scikit-learn.
+
+    torchmetrics 1.9 gives another value there: 0.026 for one class on the validation set of MRPC, 1 or -1 where the
+    labels are all the same too.
+    """
+
+    @override
+    def compute(self) -> Tensor:
+        counts: Tensor = self.confmat  # [labels, predictions]
+        constant = (counts.sum(0) == 0).any() | (counts.sum(1) == 0).any()
+        return torch.where(constant, torch.zeros((), device=counts.device), super().compute())
+
+
 def glue_metrics(task: Task) -> MetricCollection:
     """GLUE's metrics of a task, by name."""
     kind: Literal["binary", "multiclass"] = "binary" if task.num_classes == 2 else "multiclass"
     build: dict[str, Any] = {
         "accuracy": lambda: Accuracy(task=kind, num_classes=task.num_classes),
         "f1": lambda: F1Score(task=kind, num_classes=task.num_classes),
-        "matthews": lambda: MatthewsCorrCoef(task=kind, num_classes=task.num_classes),
+        "matthews": MatthewsCorrelation,
         "pearson": PearsonCorrCoef,
         "spearman": SpearmanCorrCoef,
     }

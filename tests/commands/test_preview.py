@@ -119,3 +119,24 @@ def test_parts_add_up_and_first_token_is_untrained(base: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     ids = tokenizer("a 🙂 b")["input_ids"]
     assert list(marked(tokenizer, ids, ids)) == [("a", False), (" 🙂 b", True)]
+
+
+def test_rows_without_an_answer_are_counted(config: Path, rows: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unanswered = {"messages": [{"role": "user", "content": "Hello?"}]}
+    rows.write_text(json.dumps(unanswered) + "\n" + rows.read_text())
+    assert main(["preview", "--config", str(config)]) == 0
+    assert "without an answer  1 rows, left out" in capsys.readouterr().out
+
+
+def test_a_token_across_the_joint_is_remarked(
+    config: Path, base: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["</s>", *alphabet, "Ġa"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges=[("Ġ", "a")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(base)
+    rows.write_text('{"prompt": "x: ", "completion": "a"}\n{"prompt": "x:", "completion": " a"}\n')
+    assert main(["preview", "--config", str(config), "--data.batch_size", "1"]) == 0
+    assert "1 examples have a token that holds the end of the prompt" in capsys.readouterr().out

@@ -122,3 +122,15 @@ def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_text", refuse)  # root may read whatever its mode says
     with pytest.raises(UserError, match=r"rows\.jsonl cannot be read: Permission denied"):
         read_rows(path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json"])
+@pytest.mark.parametrize(("value", "reason"), [("[" * 100_000, "nested too deeply"), ("1" * 5000, "4300 digits")])
+def test_json_beyond_pythons_limits_is_named(tmp_path, kind, value, reason):
+    good = '{"instruction": "a", "output": "b"}'
+    bad = '{"instruction": "a", "output": "b", "extra": ' + value + "}"
+    text = f"{good}\n{bad}\n" if kind == "jsonl" else f"[{good},\n{bad}]"
+    path = tmp_path / f"rows.{kind}"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"rows\.{kind}, row 2: this JSON cannot be read \(.*{reason}"):
+        read_rows(str(path))

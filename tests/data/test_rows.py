@@ -1,6 +1,18 @@
+from collections import Counter
+
 import pytest
 
-from bishare.data.rows import Chat, Completion, Message, Row, Text, answer_of, detect_format, parse_row
+from bishare.data.rows import (
+    Chat,
+    Completion,
+    Message,
+    Row,
+    Text,
+    answer_of,
+    detect_format,
+    is_answered,
+    parse_row,
+)
 from bishare.errors import UserError
 
 MESSAGES = [
@@ -68,3 +80,40 @@ def test_unanswered_turns_are_left_out_of_chats():
 def test_faults_name_the_place_and_field(fields, format, message):
     with pytest.raises(UserError, match=rf"x\.json, row 7.*{message}"):
         parse_row(fields, format, "x.json, row 7")
+
+
+def test_a_system_message_and_a_history_are_kept():
+    fields = {"instruction": "c", "output": "d", "system": "s", "history": [["a", "b"]]}
+    assert parse_row(fields, "alpaca", "x") == Row("c", "", "d", "s", (("a", "b"),))
+    chat = parse_row(
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "s"},
+        "sharegpt",
+        "x",
+    )
+    assert chat == Chat((Message("system", "s"), Message("user", "a"), Message("assistant", "b")))
+
+
+def test_a_chat_ends_with_its_last_trained_answer():
+    turns = [("user", "a", 1), ("assistant", "b", 1), ("user", "c", 1), ("assistant", "d", 0)]
+    messages = [{"role": role, "content": content, "weight": weight} for role, content, weight in turns]
+    assert parse_row({"messages": messages}, "chat", "x").messages == (Message("user", "a"), Message("assistant", "b"))
+
+
+@pytest.mark.parametrize("history", ["a", [["a"]], [["a", 1]]])
+def test_a_wrong_history_is_named(history):
+    with pytest.raises(UserError, match=r"x, row 7.*history"):
+        parse_row({"instruction": "c", "output": "d", "history": history}, "alpaca", "x, row 7")
+
+
+def test_rows_with_an_answer_are_told_apart():
+    call = Message("assistant", "", extra='{"tool_calls": [{"name": "f"}]}')
+    assert all(
+        map(is_answered, [Row("a", "", "b"), Text("a"), Completion("", "a"), Chat((Message("user", "a"), call))])
+    )
+    assert not any(map(is_answered, [Row("a", "", " "), Text(""), Completion("a", "\n"), Chat(())]))
+
+
+def test_fields_that_are_not_used_are_counted():
+    unused = Counter()
+    parse_row({"instruction": "a", "output": "b", "text": "ab", "id": None}, "alpaca", "x", unused)
+    assert unused == {"text": 1}

@@ -287,3 +287,20 @@ def test_a_preview_shows_text_and_label(config: Path, capsys: pytest.CaptureFixt
     assert "label 1" in out
     assert "labels" in out
     assert "0: 32, 1: 32" in out
+
+
+@pytest.mark.parametrize("predicted", [0, 1])
+@pytest.mark.parametrize("num_positive", [0, 3, 8])
+def test_constant_predictions_correlate_with_nothing(predicted: int, num_positive: int) -> None:
+    labels = torch.arange(8) < num_positive
+    metrics = glue_metrics(TASKS["cola"])
+    metrics.update(torch.full((8,), predicted), labels.long())
+    assert metrics.compute()["matthews"] == 0.0
+
+
+def test_matthews_is_the_correlation_of_two_classes() -> None:
+    predicted, labels = torch.tensor([0, 1, 1, 0, 1, 0, 1]), torch.tensor([0, 1, 0, 0, 1, 1, 1])
+    metrics = glue_metrics(TASKS["cola"])
+    metrics.update(predicted, labels)
+    expected = stats.pearsonr(predicted.numpy(), labels.numpy()).statistic
+    torch.testing.assert_close(metrics.compute()["matthews"].item(), expected)

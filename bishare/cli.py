@@ -1,4 +1,4 @@
-"""The command line: a table of commands, each imported only when it runs, and one line for each user's mistake."""
+"""The command line: a table of commands, imported only to run, and a single line for each user's mistake."""
 
 import difflib
 import errno
@@ -15,13 +15,13 @@ from bishare.version import __version__
 
 
 class Command(NamedTuple):
-    """What ``python -m bishare NAME ...`` does."""
+    """A command of ``python -m bishare``."""
 
     help: str
     function: str
-    """``module:function``; it is called with the command's name and its arguments."""
+    """``module:function``, called with name and arguments of the command."""
     only_shapes: bool = False
-    """Whether it needs no more of a model than its shapes."""
+    """Whether the command reads only the shapes of models."""
 
 
 COMMANDS = {
@@ -46,18 +46,21 @@ COMMANDS = {
 }
 
 KEPT_KERNELS = "64"
-"""What oneDNN keeps of the bfloat16 kernels that it makes for each length of a pack: enough for all layers of a pack.
-With its default of 1,024 they take hundreds of megabytes, and hardly one is used again."""
+"""bfloat16 kernels that oneDNN keeps: enough for all layers of a pack. oneDNN makes kernels for each length of a pack;
+the default of 1,024 kernels takes hundreds of megabytes, and few kernels are used again."""
 
-# The machine's state rather than a mistake in our code: no traceback.
+# States of the machine and not bugs: shown without a traceback.
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run a command.
+
+    Args:
+        arguments: Name and arguments of the command; by default those of the process, which then ends with the command.
 
     Returns:
-        The exit code: 0, 1 for a command that failed, 2 for one that was called wrongly, 130 when interrupted.
+        The exit code: 0 for success, 1 for a mistake in the input, 2 for an unknown command, 130 for an interrupt.
     """
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help", "help"):
@@ -67,22 +70,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bishare {__version__}")
         return 0
     if name not in COMMANDS:
-        return _fail(f"{name} is not a command{_suggestion(name)}; `python -m bishare --help` lists them.", code=2)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)
-    try:
-        callback_names.install()
-        from bishare.commands.config.shipped_files import with_shipped  # with yaml, which help does not need
+        return _fail(f"{name} is not a command{_suggestion(name)}; `python -m bishare --help` lists all.", code=2)
+    return _with_short_errors(lambda: _run(name, rest, ends_process=arguments is None))
 
-        rest = with_shipped(name, rest)
-        gc.disable()  # importing thousands of modules sets off collections that free nothing and take a second
-        if arguments is None and COMMANDS[name].only_shapes:  # this process ends with the command
-            lean = importlib.import_module("bishare.commands.lean_imports")
-            return int(lean.run(lambda: _load(name)(name, rest)))
-        run = _load(name)
-        if arguments is None:
-            gc.freeze()  # modules stay
-        gc.enable()
-        run(name, rest)
+
+def _run(name: str, arguments: Sequence[str], *, ends_process: bool) -> int:
+    """Import and run a command.
+
+    Returns:
+        The exit code.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)
+    callback_names.install()
+    from bishare.commands.config.shipped_files import with_shipped  # imports yaml, which help does not need
+
+    given = with_shipped(name, arguments)
+    # The imports of thousands of modules would start collections that free nothing and take a second.
+    gc.disable()
+    if ends_process and COMMANDS[name].only_shapes:
+        lean = importlib.import_module("bishare.commands.lean_imports")
+        return int(lean.run(lambda: _load(name)(name, given)))
+    run = _load(name)
+    if ends_process:
+        gc.freeze()  # modules stay to the end
+    gc.enable()
+    run(name, given)
+    return 0
+
+
+def _with_short_errors(command: Callable[[], int]) -> int:
+    """Run a command; mistakes of the user, states of the machine and interrupts become a line and an exit code."""
+    try:
+        return command()
     except UserError as error:
         return _fail(str(error), code=1)
     except OSError as error:
@@ -92,10 +111,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted.", code=130)
     except SystemExit as stop:
-        if not isinstance(stop.__context__, KeyboardInterrupt):  # which Lightning turns into exit code 1
+        # Lightning turns an interrupt into exit code 1.
+        if not isinstance(stop.__context__, KeyboardInterrupt):
             raise
         return _fail("interrupted.", code=130)
-    return 0
 
 
 def _load(name: str) -> Callable[[str, Sequence[str]], None]:
@@ -115,11 +134,13 @@ def _help() -> str:
 
 
 def _suggestion(name: str) -> str:
+    """A question for the nearest command; empty without a near name."""
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _fail(message: str, *, code: int) -> int:
+    """Print a message in a line, with the rank in processes after the first, and return the exit code."""
     rank = os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))
     where = "" if rank == "0" else f" (rank {rank})"
     print(f"bishare{where}: {' '.join(message.split())}", file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Runs a command that needs only the shapes of models, with half of what transformers imports, in half of the time.
+"""Runs a command on the shapes of models with half of transformers' imports, in half the time.
 
-Transformers is told that scipy (used in losses of detection) and torch.distributed are not there, which it supports,
-and a stand-in for torch's compiler leaves every function as it is. All this is for a process that ends with the
-command; where it does not work, the command is started over without it.
+Transformers is told that scipy (used in losses of detection) and torch.distributed are absent, a supported case. A
+stand-in for torch's compiler leaves every function unchanged. The process must end with the command. After an error
+with lean imports the command starts over with whole imports.
 """
 
 import gc
@@ -19,28 +19,28 @@ from typing import Any
 from bishare.errors import UserError
 
 WHOLE = "BISHARE_WHOLE_IMPORTS"
-"""Set in the environment of a command that is started over."""
+"""Environment variable of a command that starts over with whole imports."""
 ABSENT = ("is_scipy_available", "is_torch_distributed_available")
-"""Questions of transformers that are answered with no."""
+"""Functions of transformers that are made to return False."""
 COMPILER = {
     "torch._dynamo": ("allow_in_graph", "assume_constant_result", "disable"),
     "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),
 }
-"""Modules of the compiler, and what modelling code and torch take from them to build a model."""
+"""Modules of the compiler, and their functions that modelling code and torch use to build a model."""
 MODELLING = ("transformers.models", "transformers.modeling_utils", "transformers.masking_utils")
-"""What every model's own file imports."""
+"""Modules that every model's file imports."""
 
 
 def run(command: Callable[[], None]) -> int:
-    """Run a command that prints when it is done; its process must end afterwards.
+    """Run a command that prints only at its end; the process must end afterwards.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: The command's.
+        UserError: A mistake in the command's input.
     """
-    gc.disable()  # all that is made is needed to the end
+    gc.disable()  # nothing is freed before the end
     try:
         if WHOLE not in os.environ:
             import_modelling_code()
@@ -50,13 +50,14 @@ def run(command: Callable[[], None]) -> int:
     except Exception:
         if WHOLE in os.environ:
             raise
+        # Nothing is printed yet, so that the command can start over.
         return subprocess.call([sys.executable, *sys.orig_argv[1:]], env={**os.environ, WHOLE: "1"})
-    gc.freeze()  # or the last collection, at exit, takes another half second
+    gc.freeze()  # saves half a second, the time of the collection at exit
     return 0
 
 
 def import_modelling_code() -> None:
-    """Import what the files of models import, without what only running a model needs."""
+    """Import the modules that files of models need, without those for running a model."""
     import torch
 
     for name, functions in COMPILER.items():
@@ -75,26 +76,30 @@ def _unchanged(function: Any = None, *_: Any, **__: Any) -> Any:
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Answer some questions of transformers, while it is imported."""
+    """Replace some functions of transformers during its import."""
     from transformers import utils
     from transformers.utils import import_utils
 
-    answers: dict[str, Any] = dict.fromkeys(ABSENT, lambda: False)
-    answers["create_import_structure_from_path"] = _read_once(import_utils)
-    before = [(m, name, getattr(m, name)) for m in (utils, import_utils) for name in answers if hasattr(m, name)]
+    replacements: dict[str, Any] = dict.fromkeys(ABSENT, lambda: False)
+    replacements["create_import_structure_from_path"] = _read_once(import_utils)
+    originals: list[tuple[ModuleType, str, Any]] = []
+    for module in (utils, import_utils):
+        for name, replacement in replacements.items():
+            if hasattr(module, name):
+                originals.append((module, name, getattr(module, name)))
+                setattr(module, name, replacement)
     try:
-        for module, name, _ in before:
-            setattr(module, name, answers[name])
         yield
     finally:
-        for module, name, original in before:
+        for module, name, original in originals:
             setattr(module, name, original)
 
 
 def _read_once(import_utils: ModuleType) -> Callable[[Any], Any]:
-    """Its reader of the files in a folder, which remembers too few folders and so reads all models twice.
+    """Transformers' reader of a folder of models, with the cache used for the models' folder.
 
-    It has just read the models' folder, under its path; now it is asked for the same by a file in it.
+    The reader caches the folder under its path, and is then called with the path of ``__init__.py``. Unchanged, the
+    reader would read all models a second time.
     """
     read: Callable[[Any], Any] = import_utils.create_import_structure_from_path
     models = Path(import_utils.__file__ or "").parents[1] / "models"

@@ -1,4 +1,4 @@
-"""``preview``: training examples as the model sees them, and how the data fits its options; no weights are read."""
+"""``preview``: training examples as the model sees them, and a summary of the data; no weights are read."""
 
 import logging
 from argparse import ArgumentError
@@ -42,7 +42,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
         UserError: For every mistake in the configuration or the data.
     """
     silence_known_noise()
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its summary of the data is ours in one line
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # the summary below says more than Lightning
     config = _parse(command, arguments)
     if config.n < 1:
         raise UserError(f"n is {config.n}; it must be at least 1.")
@@ -63,7 +63,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 def show_example(console: Console, data: PromptData, index: int) -> None:
-    """Print one training example, the tokens with a label in colour, or in brackets where there is no colour."""
+    """Print a training example with the trained tokens in colour, or in brackets without colours."""
     examples = data.examples
     span = slice(examples.offsets[index], examples.offsets[index + 1])
     ids, labels = examples.input_ids[span].tolist(), examples.labels[span].tolist()
@@ -80,7 +80,7 @@ def show_example(console: Console, data: PromptData, index: int) -> None:
 
 
 def show_labelled(console: Console, data: ClassificationData, index: int) -> None:
-    """Print one example to classify as it is tokenised, with its label."""
+    """Print an example to classify after tokenisation, with the label."""
     examples = data.examples
     assert isinstance(examples, LabelledExamples)
     ids = examples.input_ids[examples.offsets[index] : examples.offsets[index + 1]].tolist()
@@ -91,26 +91,26 @@ def show_labelled(console: Console, data: ClassificationData, index: int) -> Non
 
 
 def marked(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], labels: Sequence[int]) -> Iterator[tuple[str, bool]]:
-    """The text of an example in parts, and whether their tokens are trained; the first token never is."""
+    """Parts of an example's text, each with whether the tokens are trained; the first token never is."""
     trained = [False, *(label != NO_LABEL for label in labels[1:])]
     place, before = 0, ""
     for is_trained, run in groupby(trained):
         place += len(list(run))
-        # From the beginning each time: the text of a token depends on those before it.
+        # Decoded from the beginning, since the text of a token depends on earlier tokens.
         text = str(tokenizer.decode(list(ids[:place]), clean_up_tokenization_spaces=False))
         yield text[len(before) :], is_trained
         before = text
 
 
 def summary(data: PromptData | ClassificationData, num_devices: Sequence[int]) -> Table:
-    """Lengths, what is cut and left out, the trained share, and the micro-batches of a step.
+    """A table of numbers and lengths of the examples, the trained share, and the micro-batches of a step.
 
     Args:
         data: After ``setup("fit")``.
-        num_devices: Numbers of devices to deal the step to; if there are several, those that can share it.
+        num_devices: Numbers of devices for the step; of several numbers, those that can share the step are shown.
     """
     examples, table = data.examples, Table.grid(padding=(0, 2))
-    lengths, num_tokens = examples.lengths, int(examples.lengths.sum())
+    lengths = examples.lengths
     streamed = isinstance(data, StreamedData)
     table.add_row("examples", f"{len(examples):,}" + (" (the first of a stream)" if streamed else ""))
     if isinstance(data, PromptData):
@@ -123,17 +123,22 @@ def summary(data: PromptData | ClassificationData, num_devices: Sequence[int]) -
         f"95 % have at most {np.quantile(lengths, 0.95):,.0f}",
     )
     if isinstance(examples, LabelledExamples):
-        counts = sorted(Counter(examples.targets.tolist()).items())
-        scores = f"scores from {counts[0][0]:g} to {counts[-1][0]:g}"
-        classes = ", ".join(f"{label}: {count:,}" for label, count in counts)
-        table.add_row("labels", scores if examples.targets.is_floating_point() else classes)
+        table.add_row("labels", _labels(examples))
     else:
-        table.add_row("trained", f"{int(examples.num_labels.sum()) / num_tokens:.0%} of the tokens")
+        table.add_row("trained", f"{int(examples.num_labels.sum()) / int(lengths.sum()):.0%} of the tokens")
     table.add_row("optimizer step", f"{data.batch_size:,} examples, about {_tokens_per_step(data):,.0f} tokens")
     table.add_row("micro-batches", "; ".join(_micro_batches(data, num_devices)))
     if not streamed:
         table.add_row("epoch", f"{data.steps_per_epoch:,} optimizer steps")
     return table
+
+
+def _labels(examples: LabelledExamples) -> str:
+    """The range of scores, or the number of examples of each class."""
+    counts = sorted(Counter(examples.targets.tolist()).items())
+    if examples.targets.is_floating_point():
+        return f"scores from {counts[0][0]:g} to {counts[-1][0]:g}"
+    return ", ".join(f"{label}: {count:,}" for label, count in counts)
 
 
 def _tokens_per_step(data: PromptData | ClassificationData) -> float:
@@ -143,8 +148,9 @@ def _tokens_per_step(data: PromptData | ClassificationData) -> float:
 def _micro_batches(data: PromptData | ClassificationData, num_devices: Sequence[int]) -> Iterator[str]:
     """The accumulation for each number of devices."""
     for count in num_devices:
+        # Of several guessed numbers, some cannot share the step.
         if len(num_devices) > 1 and (data.batch_size % count or len(data.examples) < count):
-            continue  # one of several guesses
+            continue
         accumulation = choose_accumulation(
             data.examples.lengths,
             batch_size=data.batch_size,
@@ -156,7 +162,7 @@ def _micro_batches(data: PromptData | ClassificationData, num_devices: Sequence[
 
 
 def _parse(command: str, arguments: Sequence[str]) -> Namespace:
-    # An exception instead of usage, tip and exit: it becomes one line.
+    # An exception instead of usage, tip and exit becomes a single line.
     parser = _parser(command, classifies=is_classification(arguments))
     try:
         return parser.parse_args(list(arguments))
@@ -165,7 +171,7 @@ def _parse(command: str, arguments: Sequence[str]) -> Namespace:
 
 
 def _parser(command: str, *, classifies: bool) -> LightningArgumentParser:
-    """Everything that ``fit`` knows, so that one configuration serves both."""
+    """A parser with all keys of ``fit``, so that both commands read the same configurations."""
     parser = LightningArgumentParser(
         prog=f"python -m bishare {command}",
         description="Print training examples as the model sees them.",
@@ -191,7 +197,8 @@ def _build(config: Namespace) -> PromptData | ClassificationData:
     parser.add_lightning_class_args(LightningDataModule, "data", subclass_mode=True)
     try:
         data = parser.instantiate_classes(Namespace(data=config.data)).data  # type: ignore[no-untyped-call]
-    except ValueError as error:  # jsonargparse wraps what a class says about its arguments
+    except ValueError as error:
+        # jsonargparse wraps the error of a class about its arguments into a ValueError.
         raise UserError(str(users_mistake(error) or error)) from error
     if not isinstance(data, PromptData | ClassificationData):
         raise UserError(f"data is {type(data).__name__}; preview shows {', '.join(bishare.data.__all__)}.")

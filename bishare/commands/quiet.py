@@ -1,4 +1,4 @@
-"""Silences messages of other packages that tell a user nothing, each by its own words."""
+"""Silences useless messages of third-party packages, each by its words."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from transformers.utils import logging as transformers_logging
 from typing_extensions import override
 
 _LOGGED = {
-    # Advertisements, and the absence of a device that nobody asked for.
+    # Advertisements, and a note on the absence of TPUs.
     "lightning.pytorch.utilities.rank_zero": ("💡 Tip: ", "TPU available: False"),
     # DeepSpeed is imported by accelerate even where it is not used.
     "DeepSpeed": ("Setting accelerator to CPU",),
@@ -16,24 +16,24 @@ _LOGGED = {
 
 _WARNED = (
     r".*does not have many workers which may be a bottleneck.*",
-    # Said of every resume: the run folder holds the checkpoint that is resumed.
+    # Every resume: the run folder holds the resumed checkpoint.
     r"Checkpoint directory .* exists and is not empty.*",
-    # Lightning's own use of torch, and DeepSpeed's.
+    # Deprecated functions of torch inside Lightning and DeepSpeed.
     r"`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r"`torch\.distributed\.\w+` is deprecated.*",
-    # A few thousand numbers.
+    # The targets are a few thousand numbers.
     r"Metric `SpearmanCorrcoef` will save all targets.*",
-    # Of a model that predicts the same for all, as a fresh one does.
+    # A fresh model predicts the same for all examples.
     r"The variance of predictions or target is close to zero.*",
-    # torchmetrics' adjusted Rand index puts a table of counts into one.
+    # torchmetrics' adjusted Rand index makes a sparse table of counts.
     r"Sparse invariant checks are implicitly disabled.*",
-    # The validation metrics are reduced over the ranks before they are logged.
+    # Validation metrics are reduced over the ranks before logging.
     r"It is recommended to use `self.log\('val/.*sync_dist=True.*",
 )
 
 
 class _Without(logging.Filter):
-    """Lets pass what does not begin with any of these words."""
+    """Drops messages with one of some beginnings."""
 
     def __init__(self, beginnings: tuple[str, ...]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Without(logging.Filter):
 
 
 def silence_known_noise() -> None:
-    """Install the filters, and leave out loading bars where nobody watches them move."""
+    """Install the filters, and turn loading bars off outside a terminal."""
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers' own
     for logger, beginnings in _LOGGED.items():

@@ -6,7 +6,12 @@ from rich.table import Table
 
 
 def table_of_figures(title: str, columns: Iterable[str]) -> Table:
-    """An empty one; ``title`` heads the names."""
+    """An empty table.
+
+    Args:
+        title: Head of the column of names.
+        columns: Heads of the columns of figures.
+    """
     table = Table()
     table.add_column(title, no_wrap=True)
     for column in columns:

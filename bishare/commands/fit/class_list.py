@@ -1,6 +1,6 @@
-"""The end of ``fit --help``: the classes of this project that a configuration can name, each with its first sentence.
+"""The end of ``fit --help``: the project's classes for a configuration, each with the first sentence of its docstring.
 
-The sources are read as text. Importing the data modules and callbacks would take seconds, and jsonargparse lists only
+The sources are read as text. Importing data modules and callbacks would take seconds, and jsonargparse lists only
 imported classes.
 """
 
@@ -20,7 +20,7 @@ SECTIONS = {
     "data.class_path": ("bishare.data", PACKAGE / "data", ""),
     "model.adapter.class_path": ("bishare", PACKAGE, "Config"),
 }
-"""By key of the configuration: the name that configurations give a package, its folder, the end of its class names."""
+"""By key of the configuration: package as named in configurations, folder of the package, end of the class names."""
 
 INDENT, WIDTH = 24, 80
 """Columns of jsonargparse's own help, outside a terminal."""
@@ -38,11 +38,11 @@ def class_list() -> str:
 
 
 def public_classes(folder: Path, ending: str = "") -> Iterator[tuple[str, str]]:
-    """Name and first sentence of the classes that a package imports for its users, without importing the package.
+    """Name and first sentence of a package's public classes, without importing the package.
 
     Args:
-        folder: Of the package, ``bishare`` or a part of ``bishare``.
-        ending: Of the names.
+        folder: Folder of the package, ``bishare`` or a part of ``bishare``.
+        ending: End of the names.
     """
     for node in ast.walk(_parsed(folder / "__init__.py")):
         if not isinstance(node, ast.ImportFrom) or node.module is None:
@@ -69,7 +69,7 @@ def _first_sentence(docstring: str) -> str:
 
 
 def _entry(name: str, sentence: str) -> str:
-    """Name and sentence as jsonargparse sets an option."""
+    """Name and sentence in the layout of jsonargparse's options."""
     indent = " " * INDENT
     text = textwrap.fill(sentence, WIDTH, initial_indent=indent, subsequent_indent=indent)
     return f"  {name}\n{text}"

@@ -1,6 +1,7 @@
-"""fit, validate, test and predict: LightningCLI with one run folder, exact resumes and one-line errors.
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with a run folder, exact resumes and short errors.
 
-A run lives in ``trainer.default_root_dir``: TensorBoard's events, ``config.yaml``, ``checkpoints/`` and ``adapter/``.
+The run folder ``trainer.default_root_dir`` holds TensorBoard's events, ``config.yaml``, ``checkpoints/`` and
+``adapter/``.
 """
 
 from argparse import ArgumentError
@@ -27,7 +28,7 @@ from bishare.training.module import BiShareModule
 
 
 def run(command: str, arguments: Sequence[str]) -> None:
-    """Run one of the four commands.
+    """Run a command.
 
     Raises:
         UserError: For every mistake in the configuration.
@@ -40,7 +41,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
 
 
 class FitParser(LightningArgumentParser):
-    """Lightning's parser; the help ends with the classes of this project, and configurations have public names."""
+    """Lightning's parser; the help ends with the project's classes, and configurations have public names."""
 
     @override
     def dump(self, *arguments: Any, **options: Any) -> str:
@@ -54,17 +55,17 @@ class FitParser(LightningArgumentParser):
 
 
 class BiShareCLI(LightningCLI):
-    """The command line of one command.
+    """The command line of a command.
 
     Args:
         command: fit, validate, test or predict.
-        arguments: What follows it.
-        run: Whether to run it; otherwise model, data and trainer are only built.
+        arguments: The command line after the command's name.
+        run: Whether to run the command; if not, model, data and trainer are only built.
     """
 
     def __init__(self, command: str, arguments: Sequence[str], *, run: bool = True) -> None:
         self._command, self._arguments, self._run = command, list(arguments), run
-        # An exception instead of usage, tip and exit: it becomes one line.
+        # An exception instead of usage, tip and exit becomes a single line.
         parser_kwargs = {"prog": "python -m bishare", "exit_on_error": False, "default_env": False}
         self._classifies = is_classification(self._arguments)
         super().__init__(
@@ -87,7 +88,7 @@ class BiShareCLI(LightningCLI):
 
     @override
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning calls it on the instance
-        """The one command that is wanted: the parser of each takes a second to build."""
+        """The given command alone, since the parser of each command takes a second to build."""
         return {self._command: super().subcommands()[self._command]}
 
     @override
@@ -107,7 +108,7 @@ class BiShareCLI(LightningCLI):
 
     @override
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would let the hyper-parameters inside a checkpoint override the user's."""
+        """Do nothing: hyper-parameters inside a checkpoint must not override the user's."""
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -119,8 +120,9 @@ class BiShareCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            # jsonargparse wraps what a class says about its arguments into a ValueError of its own.
-            if (cause := users_mistake(error)) is None:
+            # jsonargparse wraps the error of a class about its arguments into a ValueError.
+            cause = users_mistake(error)
+            if cause is None:
                 raise
             raise UserError(str(cause)) from error
 
@@ -139,7 +141,8 @@ class BiShareCLI(LightningCLI):
         kwargs["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # what the Trainer says about its arguments
+        except ValueError as error:
+            # The Trainer raises plain ValueErrors about its arguments.
             raise UserError(str(error)) from error
 
     @override
@@ -150,24 +153,25 @@ class BiShareCLI(LightningCLI):
     @override
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
-        if not self._get(self.config_init, "trainer")["fast_dev_run"]:  # which writes nothing
+        # fast_dev_run writes nothing and starts from nothing.
+        if not self._get(self.config_init, "trainer")["fast_dev_run"]:
             trains = self._command == "fit"
             arguments["ckpt_path"] = find_checkpoint(self.trainer, arguments["ckpt_path"], trains=trains)
         return arguments
 
 
 def users_mistake(error: BaseException | None) -> BaseException | None:
-    """The error among the causes of this one that is about the user's input; None if it is a bug."""
+    """The cause of an error that is a mistake in the user's input; None for a bug."""
     while error is not None and not isinstance(error, (UserError, MisconfigurationException)):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _parsing_message(error: ArgumentError) -> str:
-    """What jsonargparse says is wrong.
+    """The first complaint of jsonargparse.
 
-    A wrong part that lies beside the file naming it is read a second time, and jsonargparse then complains of the
-    loop that it has made itself; what it had to say before is among the causes.
+    A wrong part beside its configuration file is read a second time, and jsonargparse then complains of a loop. The
+    complaint about the part is among the causes.
     """
     cause: BaseException | None = error
     while cause is not None and not str(cause).startswith("Config file loop detected"):

@@ -1,8 +1,8 @@
-"""The callbacks that a command adds to those of ``trainer.callbacks``, so that a run leaves what its user wants.
+"""Default callbacks: a command adds them to ``trainer.callbacks``, so that every run leaves adapter, curves and counts.
 
 ``fit`` adds ``RunSummary``, ``ParameterCount``, ``AdapterCheckpoint``, ``Throughput``, ``LearningRate`` and
-``GradientNorm``. ``predict`` adds ``PredictionWriter``. ``RunSummary`` says nothing outside of ``fit``, but has a state
-in checkpoints, and Lightning warns of a state without its callback.
+``GradientNorm``. ``predict`` adds ``PredictionWriter``. All commands add ``RunSummary``, silent outside of ``fit``:
+checkpoints hold a state of the callback, and Lightning warns of a state without a callback.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch.callbacks import BasePredictionWriter, Callback, LearningRateMonitor, ThroughputMonitor
 
 SWITCH = "default_callbacks"
-"""The option that turns all of them off."""
+"""The option that turns all default callbacks off."""
 
 HELP = (
     "Add RunSummary, ParameterCount, AdapterCheckpoint, Throughput, LearningRate and GradientNorm to trainer.callbacks "
@@ -21,7 +21,7 @@ HELP = (
 
 
 class Default(NamedTuple):
-    """A callback that is added where the configuration names none of its kind."""
+    """A default callback, added unless the configuration has a callback of the same kind."""
 
     callback: type[Callback]
     kind: type[Callback]
@@ -29,11 +29,11 @@ class Default(NamedTuple):
 
 
 def with_defaults(command: str, callbacks: Sequence[Callback], settings: Mapping[str, Any]) -> list[Callback]:
-    """The configuration's callbacks among the defaults of a command.
+    """Add a command's default callbacks.
 
     Args:
         command: fit, validate, test or predict.
-        callbacks: Of the configuration, in their order.
+        callbacks: Callbacks of the configuration, in order.
         settings: The Trainer's arguments; ``logger``, ``enable_checkpointing`` and ``fast_dev_run`` are read.
     """
     # RunSummary prints before all others. ParameterCount counts after the callbacks that merge.
@@ -42,7 +42,7 @@ def with_defaults(command: str, callbacks: Sequence[Callback], settings: Mapping
 
 
 def _defaults(command: str, settings: Mapping[str, Any]) -> tuple[list[Default], list[Default]]:
-    """The defaults that stand before the configuration's callbacks, and those behind."""
+    """Default callbacks before the configuration's callbacks, and default callbacks behind."""
     from bishare.callbacks import (  # with matplotlib, which help does not need
         AdapterCheckpoint,
         GradientNorm,
@@ -54,7 +54,7 @@ def _defaults(command: str, settings: Mapping[str, Any]) -> tuple[list[Default],
     )
 
     first = [Default(RunSummary, RunSummary)]
-    writes = not settings["fast_dev_run"]  # which tries a few batches and leaves no files
+    writes = not settings["fast_dev_run"]  # a try on a few batches that leaves no files
     if command == "predict" and writes:
         return first, [Default(PredictionWriter, BasePredictionWriter)]
     if command != "fit":

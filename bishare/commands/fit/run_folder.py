@@ -1,4 +1,4 @@
-"""What stands in the run folder ``trainer.default_root_dir``: configuration files and checkpoints to start from."""
+"""Configuration files and checkpoints in the run folder ``trainer.default_root_dir``."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from bishare.errors import UserError
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the configuration of a training to config.yaml, config-2.yaml, ... of its run folder."""
+    """Writes the configuration of a training to config.yaml, config-2.yaml, ... of the run folder."""
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -31,11 +31,11 @@ class SaveConfig(SaveConfigCallback):
 
 
 def with_checkpoints(callbacks: Sequence[Callback], folder: Path) -> list[Callback]:
-    """Callbacks with a ModelCheckpoint among them.
+    """Add a ModelCheckpoint unless the callbacks have one.
 
     Args:
-        callbacks: Of the configuration; a ModelCheckpoint without a folder gets this one.
-        folder: Of the run's checkpoints, where a resumed run looks for them.
+        callbacks: Callbacks of the configuration; a ModelCheckpoint without a folder gets ``folder``.
+        folder: Folder of the run's checkpoints, searched by a resumed run.
     """
     checkpoints = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
     for checkpoint in checkpoints:
@@ -49,20 +49,21 @@ def find_checkpoint(trainer: Trainer, path: str | None, *, trains: bool) -> str 
     """The checkpoint to start from.
 
     Args:
-        trainer: Its run folder and the folders of its ModelCheckpoints are searched.
-        path: As given by the user: a file, ``last``, ``best``, ``hpc`` or None.
+        trainer: The run folder and the folders of the ModelCheckpoints are searched.
+        path: The user's choice: a file, ``last``, ``best``, ``hpc`` or None.
         trains: Whether the command writes to the run folder.
 
     Returns:
         A file for ``last``, else ``path``.
 
     Raises:
-        UserError: There is no such checkpoint, or a fresh training would write over an old run.
+        UserError: The checkpoint does not exist, or a fresh training would write over an old run.
     """
     folder = Path(trainer.default_root_dir)
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    folders = {Path(callback.dirpath) for callback in callbacks if callback.dirpath}
-    files = [file for checkpoints in folders for file in checkpoints.glob("*.ckpt")]
+    files: set[Path] = set()
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            files |= set(Path(callback.dirpath).glob("*.ckpt"))
     if path == "last":
         last = [file for file in files if file.stem.startswith("last")]
         if not last:

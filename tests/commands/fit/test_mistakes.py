@@ -97,7 +97,7 @@ def test_wrong_rows_are_named(
         (["--model.base", "adapted"], "adapted carries an adapter already"),
         (
             ["--trainer.strategy", ZERO, "--trainer.precision", "bf16-true"],
-            "is bf16-true, which makes the adapter 16 bit",
+            "is bf16-true: the adapter would be 16 bit",
         ),
         (
             ["--trainer.strategy", ZERO, "--trainer.precision", "bf16-mixed"],

@@ -114,7 +114,8 @@ def summary(data: PromptData | ClassificationData, num_devices: Sequence[int]) -
     streamed = isinstance(data, StreamedData)
     table.add_row("examples", f"{len(examples):,}" + (" (the first of a stream)" if streamed else ""))
     if isinstance(data, PromptData):
-        table.add_row("without an answer", f"{data.num_unanswered:,} rows, left out")
+        if data.num_unanswered:
+            table.add_row("without an answer", f"{data.num_unanswered:,} rows, left out")
         table.add_row("dropped", f"{data.num_dropped:,} (no token of an answer within max_length)")
     table.add_row("cut", f"{data.num_cut:,} to max_length {data.max_length:,}")
     table.add_row(

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from bishare.data.encoding import NO_LABEL, Example
 from bishare.data.examples import Examples
 from bishare.data.glue import TASKS, Labelled, TaskName, parse_labelled
-from bishare.data.row_files import FILES, read_objects
+from bishare.data.hub import FILES
+from bishare.data.row_files import read_objects
 from bishare.data.step_data import StepData
 from bishare.errors import UserError
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bishare.data.prompt_data import PromptData
-from bishare.data.row_files import is_file, read_rows
+from bishare.data.row_files import is_local, read_rows
 from bishare.data.rows import AnyRow, Format
 
 
@@ -23,7 +23,7 @@ class InstructionData(PromptData):
     def prepare_data(self) -> None:
         """Fill the download caches, on one process of each machine."""
         super().prepare_data()
-        if not is_file(self.path):  # a local file needs no download
+        if not is_local(self.path):  # a local file needs no download
             self.read()
 
     def read(self) -> list[AnyRow]:

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from bishare.data.mixture import Mixture
 from bishare.data.prompt_data import PromptData
-from bishare.data.row_files import is_file, read_rows
+from bishare.data.row_files import is_local, read_rows
 from bishare.data.rows import AnyRow, Format
 from bishare.errors import UserError
 
@@ -72,7 +72,7 @@ class MixedData(PromptData):
         """Fill the download caches, on one process of each machine."""
         super().prepare_data()
         for source in self.sources:
-            if not is_file(source.path):
+            if not is_local(source.path):
                 source.read()
 
     def read(self) -> list[AnyRow]:

@@ -9,10 +9,9 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from bishare.data.hub import FILES, files_of_folder, load_hub
 from bishare.data.rows import AnyRow, Format, detect_format, parse_row
 from bishare.errors import UserError
-
-FILES = (".json", ".jsonl", ".parquet")
 
 Numbered = Iterable[tuple[int, Any]]
 """Rows with their numbers from 1 (for JSONL: numbers of lines, some of which may be empty)."""
@@ -25,6 +24,11 @@ def is_file(source: str) -> bool:
     return not path.is_dir() and (path.exists() or path.suffix in FILES)
 
 
+def is_local(source: str) -> bool:
+    """Whether a source needs no download: a file or a folder."""
+    return is_file(source) or _path(source).is_dir()
+
+
 def read_rows(source: str, *, split: str = "train", subset: str | None = None, format: Format = "auto") -> list[AnyRow]:
     """Read all rows of a source.
 
@@ -33,13 +37,15 @@ def read_rows(source: str, *, split: str = "train", subset: str | None = None, f
             data set as the hub stores it, or a data set's name on the hub.
         split: The split of a folder or hub data set; files have none.
         subset: The configuration of a hub data set with several configurations.
-        format: Fields of the rows; ``auto`` goes by the first row.
+        format: Fields of the rows; ``auto`` goes by the first row of each file.
 
     Raises:
         UserError: If the source cannot be found or read or holds no rows, or a row lacks a field of the format.
     """
     unused: Counter[str] = Counter()
-    rows = list(parse_rows(read_objects(source, split=split, subset=subset), source, format, unused))
+    rows: list[AnyRow] = []
+    for name, objects in read_parts(source, split=split, subset=subset):
+        rows += parse_rows(objects, name, format, unused)
     if not rows:
         raise UserError(f"{source} holds no rows.")
     if unused:
@@ -48,11 +54,20 @@ def read_rows(source: str, *, split: str = "train", subset: str | None = None, f
     return rows
 
 
+def read_parts(source: str, *, split: str = "train", subset: str | None = None) -> Iterator[tuple[str, Numbered]]:
+    """The files of a source by name, each with its rows; arguments and errors as for :func:`read_rows`."""
+    files = [_path(source)] if is_file(source) else files_of_folder(source, split, subset)
+    if files is None:
+        yield source, enumerate(load_hub(source, split, subset), start=1)
+        return
+    for file in files:
+        yield str(file), _file_objects(file)
+
+
 def read_objects(source: str, *, split: str = "train", subset: str | None = None) -> Numbered:
-    """The rows of a source with their numbers; arguments and errors as for :func:`read_rows`."""
-    if is_file(source):
-        return _file_objects(_path(source))
-    return enumerate(load_hub(source, split, subset), start=1)
+    """The rows of a source with their numbers in their file; arguments and errors as for :func:`read_rows`."""
+    for _, objects in read_parts(source, split=split, subset=subset):
+        yield from objects
 
 
 def parse_rows(objects: Numbered, source: str, format: Format, unused: Counter[str] | None = None) -> Iterator[AnyRow]:
@@ -107,30 +122,6 @@ def read_parquet(path: Path, start: int = 0) -> Iterator[tuple[int, Any]]:
                             yield number, fields
     except pa.ArrowException as error:
         raise UserError(f"{path} is not a Parquet file that can be read: {_one_line(error)}.") from error
-
-
-def load_hub(source: str, split: str, subset: str | None, **options: Any) -> Any:  # Dataset or IterableDataset
-    """A data set from a folder or the hub, by ``datasets``.
-
-    Raises:
-        UserError: If the data set cannot be loaded, for whatever reason.
-    """
-    import datasets  # takes seconds to import, and files do not need the package
-
-    with errors_of_hub(f"{source} (split {split})"):
-        return datasets.load_dataset(str(_path(source)), subset, split=split, **options)
-
-
-@contextmanager
-def errors_of_hub(source: str) -> Iterator[None]:
-    """Turn every error of reading a folder or hub data set into a UserError of one line."""
-    try:
-        yield
-    except Exception as error:  # without a common base: from HTTP clients, file systems, parsers, datasets itself
-        raise UserError(
-            f"The data set {source} cannot be loaded: {_one_line(error)}. "
-            f"Check its name and the network, or give the path of a {', '.join(FILES[:-1])} or {FILES[-1]} file."
-        ) from error
 
 
 def _path(source: str) -> Path:

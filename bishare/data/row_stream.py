@@ -7,7 +7,7 @@ and the number of rows taken from the block: resuming reads the block again, but
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from bishare.data.row_files import errors_of_hub, is_file, load_hub, parse_line, read_lines, read_parquet
+from bishare.data.hub import errors_of_hub, files_of_folder, load_hub
+from bishare.data.row_files import is_file, parse_line, read_lines, read_parquet
 from bishare.data.rows import AnyRow, Format, detect_format, parse_row
 from bishare.errors import UserError
 
@@ -32,6 +33,8 @@ class Reader(ABC):
 
     def __init__(self, source: str) -> None:
         self.source = source
+        self.part = source
+        """The file that is being read, for messages; the source itself if its files are not known."""
 
     @abstractmethod
     def open(self, position: Position | None) -> Iterator[tuple[int, Any]]:
@@ -43,24 +46,31 @@ class Reader(ABC):
 
 
 class FileReader(Reader):
-    """Reads a file; a position is the number of the last row."""
+    """Reads files one after the other; a position is the number of the file, and of the last row in the file."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, files: Sequence[Path]) -> None:
         super().__init__(source)
-        self._row = 0
+        self.files = files
+        self._file = self._row = 0
 
     @override
     def open(self, position: Position | None) -> Iterator[tuple[int, Any]]:
-        self._row = position["row"] if position else 0
-        path = Path(self.source).expanduser()
-        objects = read_parquet(path, self._row) if path.suffix == ".parquet" else self._read_json(path)
-        for number, fields in objects:
-            self._row = number
-            yield number, fields
+        if position is not None and "hub" in position:
+            raise UserError(f"The checkpoint's position in {self.source} is of another reader; start the run anew.")
+        start = position or {"row": 0}
+        first = start.get("file", 0)  # left out where there was one file only
+        for number in range(first, len(self.files)):
+            file = self.files[number]
+            self._file, self._row = number, start["row"] if number == first else 0
+            self.part = str(file)
+            objects = read_parquet(file, self._row) if file.suffix == ".parquet" else self._read_json(file)
+            for row, fields in objects:
+                self._row = row
+                yield row, fields
 
     @override
     def position(self) -> Position:
-        return {"row": self._row}
+        return {"file": self._file, "row": self._row}
 
     def _read_json(self, path: Path) -> Iterator[tuple[int, Any]]:
         for number, line in read_lines(path, self._row):
@@ -103,8 +113,9 @@ def open_reader(source: str, *, split: str = "train", subset: str | None = None)
     Raises:
         UserError: If a folder or hub data set cannot be loaded.
     """
-    if is_file(source):
-        return FileReader(source)
+    files = [Path(source).expanduser()] if is_file(source) else files_of_folder(source, split, subset)
+    if files is not None:
+        return FileReader(source, files)
     return HubReader(source, split, subset)
 
 
@@ -113,7 +124,7 @@ class RowStream:
 
     Args:
         reader: Reads the source.
-        format: Fields of the rows; ``auto`` goes by the first row read.
+        format: Fields of the rows; ``auto`` goes by the first row read of each file.
         block_size: Rows that are shuffled together and held in memory.
         seed: Seed of the order of the rows.
         begin: Position of the first row of a pass, by default the first row of the source.
@@ -123,6 +134,7 @@ class RowStream:
         self, reader: Reader, *, format: Format, block_size: int, seed: int, begin: Position | None = None
     ) -> None:
         self.reader, self.format, self.block_size, self.seed, self.begin = reader, format, block_size, seed, begin
+        self._formats: dict[str, Format] = {}  # by file
         self.run = 0
         """Number of the current pass."""
         self._number = 0  # of the block in its pass
@@ -178,9 +190,10 @@ class RowStream:
             self._objects = self.reader.open(self._block_start)
         rows = []
         for number, fields in islice(self._objects, self.block_size):
-            where = f"{self.reader.source}, row {number}"
-            if self.format == "auto":
-                self.format = detect_format(fields, where)
-            rows.append(parse_row(fields, self.format, where))
+            part = self.reader.part
+            where = f"{part}, row {number}"
+            if self.format == "auto" and part not in self._formats:  # the first row of a file decides for the file
+                self._formats[part] = detect_format(fields, where)
+            rows.append(parse_row(fields, self._formats.get(part, self.format), where))
         order = np.random.default_rng([self.seed, self.run, self._number]).permutation(len(rows))
         return [rows[index] for index in order]

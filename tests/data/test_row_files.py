@@ -7,7 +7,8 @@ import pyarrow.parquet
 import pytest
 
 from bishare.data.row_files import read_lines, read_parquet, read_rows
-from bishare.data.rows import Row, Text
+from bishare.data.row_stream import RowStream, open_reader
+from bishare.data.rows import Completion, Row, Text
 from bishare.errors import UserError
 
 GOOD = {"instruction": "Add.", "input": "1 + 1", "output": "2", "source": "me"}
@@ -66,7 +67,7 @@ def test_folder_in_hub_format_is_read_by_split(tmp_path, monkeypatch):
     jsonl(folder / "test.jsonl", [{**GOOD, "output": "two"}])
     assert read_rows(str(folder)) == [Row("Add.", "1 + 1", "2"), Row("Add.", "", "2")]
     assert read_rows(str(folder), split="test") == [Row("Add.", "1 + 1", "two")]
-    with pytest.raises(UserError, match=r"split dev\) cannot be loaded"):
+    with pytest.raises(UserError, match=r"has no split dev; it has train, test"):
         read_rows(str(folder), split="dev")
 
 
@@ -134,3 +135,40 @@ def test_json_beyond_pythons_limits_is_named(tmp_path, kind, value, reason):
     path.write_text(text)
     with pytest.raises(UserError, match=rf"rows\.{kind}, row 2: this JSON cannot be read \(.*{reason}"):
         read_rows(str(path))
+
+
+def write_set(folder, kind):
+    """Two files of 20 rows; an answer of the second is a number."""
+    folder.mkdir()
+    rows = [{"instruction": f"Count to {n}.", "output": str(n)} for n in range(40)]
+    rows[33]["output"] = 33
+    jsonl(folder / "a.jsonl", rows[:20])
+    if kind == "parquet":  # a column has one type
+        numbers = [{**row, "output": int(row["output"])} for row in rows[20:]]
+        pa.parquet.write_table(pa.Table.from_pylist(numbers), folder / "b.parquet")
+    else:
+        jsonl(folder / "b.jsonl", rows[20:])
+    if kind == "card":
+        card = "configs: [{config_name: default, data_files: [{split: train, path: '*.jsonl'}]}]"
+        (folder / "README.md").write_text(f"---\n{card}\n---\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "row"), [("plain", "b.jsonl", 14), ("card", "b.jsonl", 14), ("parquet", "b.parquet", 1)]
+)
+def test_a_number_among_answers_is_named(tmp_path, kind, name, row):
+    write_set(tmp_path / "set", kind)
+    message = rf"{name}, row {row}: the field output is int, want text"
+    with pytest.raises(UserError, match=message):
+        read_rows(str(tmp_path / "set"))
+    with pytest.raises(UserError, match=message):
+        RowStream(open_reader(str(tmp_path / "set")), format="auto", block_size=50, seed=0).take(1)
+
+
+def test_files_of_a_folder_may_differ(tmp_path):
+    jsonl(tmp_path / "a.jsonl", [GOOD])
+    jsonl(tmp_path / "b.jsonl", [{"prompt": "1 + 1 =", "completion": " 2", "day": "2026-01-01"}])
+    rows = [Row("Add.", "1 + 1", "2"), Completion("1 + 1 =", " 2")]
+    assert read_rows(str(tmp_path)) == rows
+    taken = RowStream(open_reader(str(tmp_path)), format="auto", block_size=1, seed=0).take(2)
+    assert taken == rows

@@ -104,6 +104,8 @@ def _with_short_errors(command: Callable[[], int]) -> int:
         return command()
     except UserError as error:
         return _fail(str(error), code=1)
+    except BrokenPipeError:
+        return _end_quietly()
     except OSError as error:
         if error.errno not in _MACHINE_ERRORS:
             raise
@@ -131,6 +133,12 @@ def _help() -> str:
         f"{commands}\n\n"
         "`python -m bishare COMMAND --help` lists a command's options; `make demo` shows a whole training."
     )
+
+
+def _end_quietly() -> int:
+    """Drop the rest of the output, of which a reader such as ``head`` wants no more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails to write the rest when it ends
+    return 1
 
 
 def _suggestion(name: str) -> str:

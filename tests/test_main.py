@@ -57,3 +57,12 @@ def test_our_callbacks_are_found_beside_others(tmp_path: Path) -> None:
     done = python("-m", "bishare", "fit", *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "class_path: callbacks.ParameterCount" in done.stdout
+
+
+def test_a_reader_may_stop() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bishare", "configs"]
+    done = subprocess.run(command, cwd=PROJECT, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -45,7 +45,7 @@ def run(command: Callable[[], None]) -> int:
         if WHOLE not in os.environ:
             import_modelling_code()
         command()
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception:
         if WHOLE in os.environ:

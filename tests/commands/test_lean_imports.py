@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -12,16 +13,19 @@ from tests.places import PROJECT
 HEAVY = ("scipy", "torch._dynamo.convert_frame", "torch.distributed.tensor")
 """Imported by a plan in the usual way."""
 
+NEVER = ("lightning", "pytorch_lightning", "deepspeed", "datasets")
+"""Imported by no plan."""
+
 
 def plan(before: str, *, call: str, base: str = "huggyllama/llama-13b") -> tuple[dict[str, object] | str, str]:
     """Call ``main`` in a fresh interpreter with the command line of a plan.
 
     Returns:
-        The plan, or the error's last line; and which of the heavy modules were imported when it ended.
+        The plan, or the error's last line; and which of HEAVY and NEVER were imported when it ended.
     """
     code = (
         f"import atexit, sys\n{before}\nfrom bishare.cli import main\n"
-        f"atexit.register(lambda: print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr))\n"
+        f"atexit.register(lambda: print(*[name for name in {HEAVY + NEVER} if name in sys.modules], file=sys.stderr))\n"
         f"sys.exit({call})"
     )
     options = ["plan", "--config", "configs/llama13b.yaml", "--json", "--model.base", base]
@@ -40,16 +44,22 @@ def plan(before: str, *, call: str, base: str = "huggyllama/llama-13b") -> tuple
 
 
 @pytest.fixture(scope="module")
-def usual() -> tuple[object, str]:
+def usual() -> tuple[Any, str]:
     return plan("", call="main(sys.argv[1:])")
 
 
-def test_planning_process_prints_the_same_with_less(usual: tuple[object, str]) -> None:
+def test_neither_lightning_nor_deepspeed_is_imported(usual: tuple[Any, str]) -> None:
+    found, imported = usual
+    assert found["parameters"]["total"] == 2_884_544  # the As shared, for merging
+    assert not set(imported.split()) & set(NEVER)
+
+
+def test_planning_process_prints_the_same_with_less(usual: tuple[Any, str]) -> None:
     assert usual[1] == " ".join(HEAVY)
     assert plan("", call="main()") == (usual[0], "")
 
 
-def test_failing_import_starts_over_as_usual(usual: tuple[object, str]) -> None:
+def test_failing_import_starts_over_as_usual(usual: tuple[Any, str]) -> None:
     broken = "import bishare.commands.lean_imports as lean; lean.MODELLING = ('transformers.no_such_module',)"
 
     found, _ = plan(broken, call="main()")

@@ -1,8 +1,6 @@
 """``plan``: published counts, closed formulas, and the packages that must not be imported."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from bishare.commands.config.settings import read_settings
 from bishare.commands.plan.plan import as_json, make_plan
 from tests.adapters.test_golden import ROWS, config_of, name_of
 from tests.commands.plan.shipped import QWEN, counted, plan_of
-from tests.places import CONFIGS, PROJECT
+from tests.places import CONFIGS
 from tests.reference.counts import gate_count, kronecker_count, lora_count, slice_count
 
 BASES = {
@@ -82,20 +80,3 @@ def test_own_architecture_by_option_or_folder(tmp_path: Path) -> None:
 
     assert by_option["num_layers"] == by_folder["num_layers"] == 2
     assert by_option["parameters"] == by_folder["parameters"]
-
-
-def test_neither_lightning_nor_deepspeed_is_imported() -> None:
-    code = (
-        "import sys; from bishare.cli import main; code = main(sys.argv[1:]); "
-        "print(sorted({'lightning', 'deepspeed', 'datasets', 'pytorch_lightning'} & set(sys.modules))); sys.exit(code)"
-    )
-    arguments = ["plan", "--config", "configs/llama13b.yaml", "--json"]
-
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=PROJECT, capture_output=True, text=True, timeout=300, check=False
-    )
-
-    assert done.returncode == 0, done.stderr
-    text, _, last = done.stdout.rstrip().rpartition("\n")
-    assert last == "[]"
-    assert json.loads(text)["parameters"]["total"] == 2_884_544  # the As shared, for merging

@@ -52,7 +52,7 @@ def test_every_target_of_make_exists(target: str) -> None:
 
 @pytest.mark.parametrize("name", named(r"\b((?:callbacks|bishare(?:\.data|\.deepspeed)?)\.[A-Za-z]\w+)\b(?!/|\.\w)"))
 def test_every_name_can_be_imported(name: str) -> None:
-    assert pkgutil.resolve_name(name)
+    assert name.endswith(".NAME") or pkgutil.resolve_name(name)  # a name that the reader chooses
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: str(path.relative_to(CONFIGS)))

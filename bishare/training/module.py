@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from bishare.adapters.base import Adapter, AdapterConfig
 from bishare.adapters.registry import config_classes
-from bishare.data.encoding import encode_prompts, stop_tokens
+from bishare.data.encoding import encode_prompts
 from bishare.distributed.partitions import full_shape, whole_parameters
 from bishare.errors import UserError
 from bishare.models.activation_checkpointing import checkpoint_layers
@@ -23,6 +23,7 @@ from bishare.models.compiling import compile_norms
 from bishare.models.dtypes import Dtype, DtypeChoice, base_type, is_slow
 from bishare.models.loading import load_base, load_tokenizer
 from bishare.models.packed_attention import use_packed_attention
+from bishare.training.answers import greedy_answers
 from bishare.training.checkpoint_check import check_shapes
 from bishare.training.compatibility import check_combination
 from bishare.training.loss import TokenLoss, perplexity, token_loss
@@ -260,29 +261,23 @@ class BiShareModule(LightningModule):
     @override
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, str]]:
         """Answers to a batch of prompts: a ``{"prompt", "answer", "reference"}`` for each prompt."""
-        answers = self._answers(batch["input_ids"], batch["attention_mask"], self.max_new_tokens)
+        answers = self._answers(batch, self.max_new_tokens)
         rows = zip(batch["prompt"], answers, batch["reference"], strict=True)
         return [{"prompt": prompt, "answer": answer, "reference": reference} for prompt, answer, reference in rows]
 
     def generate(self, prompts: list[str], max_new_tokens: int = 64) -> list[str]:
         """Greedy answers to ``prompts`` (rendered as in training), each cut at the end of text."""
-        tokens = encode_prompts(self.tokenizer, prompts)
-        return self._answers(tokens["input_ids"], tokens["attention_mask"], max_new_tokens)
+        return self._answers(encode_prompts(self.tokenizer, prompts), max_new_tokens)
 
-    @torch.no_grad()
-    def _answers(self, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int) -> list[str]:
+    def _answers(self, tokens: Mapping[str, Tensor], max_new_tokens: int) -> list[str]:
         """Answers to left-padded prompts [b, n]."""
-        generate: Any = self.model.generate
-        output = generate(
-            input_ids=input_ids.to(self.device),
-            attention_mask=attention_mask.to(self.device),
+        return greedy_answers(
+            self.model,
+            self.tokenizer,
+            tokens["input_ids"],
+            tokens["attention_mask"],
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=stop_tokens(self.model, self.tokenizer),
         )
-        answers = self.tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
-        return [answer.strip() for answer in answers]
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 

@@ -157,7 +157,7 @@ def test_two_processes_are_resumed_on_any_strategy(
 ) -> None:
     folder, one = unbroken
     ks = [4, 7, 10]  # at a merge, between two, at the end of an epoch and before the last step
-    ddp, short = {**run, "strategy": "ddp"}, {**run, "steps": 8}
+    ddp, short = {**run, "strategy": "ddp"}, {**run, "steps": 7}
     runs = [whole(ddp, tmp_path / "ddp"), *(resumed(ddp, k, tmp_path / "ddp") for k in ks)]
     for strategy in ("zero2", "zero3"):
         zero = {**short, "strategy": strategy}

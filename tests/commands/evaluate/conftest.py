@@ -14,6 +14,12 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+@pytest.fixture(autouse=True)
+def _no_report_on_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm_eval asks pip and others about the machine after each evaluation, a second or more; no test reads it."""
+    monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "")
+
+
 @pytest.fixture
 def rows_folder(tmp_path: Path) -> Path:
     """Four questions of every commonsense task, MMLU subject and of GSM8K, with answers of different lengths."""

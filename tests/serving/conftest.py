@@ -11,7 +11,9 @@ from bishare.adapters.base import AdapterConfig
 from bishare.adapters.checkpoint import save_adapter
 from bishare.adapters.registry import config_classes
 from bishare.models.attach import attach, remove
+from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
+from tests.serving.rows import MIB
 
 
 def every_config() -> dict[str, AdapterConfig]:
@@ -59,3 +61,11 @@ def adapter_folders(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) 
         save_adapter(adapter, folders[name], base="tiny")
         remove(model)
     return folders
+
+
+@pytest.fixture
+def pool(tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]) -> AdapterPool:
+    pool = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=8 * MIB)
+    for name, folder in adapter_folders.items():
+        pool.add(name, folder)
+    return pool

@@ -5,49 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.checkpoint import WEIGHTS, save_adapter
 from bishare.adapters.lora import LoRAConfig
 from bishare.errors import UserError
-from bishare.models.attach import attach, load_adapter, remove
+from bishare.models.attach import attach, remove
 from bishare.serving.pool import AdapterPool
 from tests.randomised import randomise
-
-MIB = 1 << 20
-
-
-def ids(rows: int, length: int = 9) -> Tensor:
-    return torch.randint(3, 64, (rows, length), generator=torch.Generator().manual_seed(2))
-
-
-@torch.no_grad()
-def alone(model: PreTrainedModel, folder: Path | None, tokens: Tensor) -> Tensor:
-    """Logits of a model that carries this one adapter."""
-    if folder is None:
-        return model(input_ids=tokens).logits
-    load_adapter(model, folder)
-    logits = model(input_ids=tokens).logits
-    remove(model)
-    return logits
-
-
-@torch.no_grad()
-def greedy(model: PreTrainedModel, folder: Path | None, prompt: Tensor, num_tokens: int) -> Tensor:
-    """Greedy answer to one prompt [n], without a cache and without padding."""
-    tokens = prompt[None]
-    for _ in range(num_tokens):
-        tokens = torch.cat([tokens, alone(model, folder, tokens)[:, -1:].argmax(-1)], 1)
-    return tokens[0, len(prompt) :]
-
-
-@pytest.fixture
-def pool(tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]) -> AdapterPool:
-    pool = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=8 * MIB)
-    for name, folder in adapter_folders.items():
-        pool.add(name, folder)
-    return pool
+from tests.serving.rows import MIB, alone, greedy, ids
 
 
 def test_mixed_rows_have_their_own_adapters_logits(
@@ -255,49 +221,8 @@ def test_adapter_of_another_base_is_refused(
         pool.logits(ids(1), ["stranger"])
 
 
-def test_adapters_beyond_the_budget_are_read_again(
-    tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
-) -> None:
-    roomy = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=MIB)
-    sizes = {}
-    for name in ("lora", "slice", "kronecker"):
-        roomy.add(name, adapter_folders[name])
-        before = roomy.adapters.used
-        roomy.logits(ids(1), [name])
-        sizes[name] = roomy.adapters.used - before
-    tight = AdapterPool(tiny_model("llama"), adapter_bytes=sum(sizes.values()) - 1, factor_bytes=MIB)
-    for name in sizes:
-        tight.add(name, adapter_folders[name])
-    for name in (*sizes, *sizes):
-        tight.batches.discard(lambda _: True)
-        assert torch.equal(tight.logits(ids(1), [name]), roomy.logits(ids(1), [name]))
-    assert tight.adapters.peak <= tight.adapters.budget
-    assert len(tight.adapters) == 2
-
-
-def test_batch_that_never_fits_is_an_error(
-    tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
-) -> None:
-    pool = AdapterPool(tiny_model("llama"), adapter_bytes=MIB, factor_bytes=1000)
-    pool.add("lora", adapter_folders["lora"])
-    with pytest.raises(UserError, match="factor_bytes is 1,000; raise it"):
-        pool.logits(ids(1), ["lora"])
-    pool = AdapterPool(tiny_model("llama"), adapter_bytes=1000, factor_bytes=MIB)
-    pool.add("lora", adapter_folders["lora"])
-    with pytest.raises(UserError, match=r"adapter 'lora': .* adapter_bytes is 1,000; raise it"):
-        pool.logits(ids(1), ["lora"])
-
-
 def test_model_with_an_adapter_is_refused(tiny_model: Callable[..., PreTrainedModel]) -> None:
     model = tiny_model("llama")
     attach(model, LoRAConfig())
     with pytest.raises(UserError, match="carries an adapter"):
         AdapterPool(model, adapter_bytes=MIB, factor_bytes=MIB)
-
-
-def test_adapter_takes_four_bytes_per_value(
-    pool: AdapterPool, tiny_model: Callable[..., PreTrainedModel], adapter_folders: dict[str, Path]
-) -> None:
-    pool.logits(ids(1), ["kronecker"])
-    adapter = load_adapter(tiny_model("llama"), adapter_folders["kronecker"])
-    assert pool.adapters.used == 4 * adapter.num_parameters()

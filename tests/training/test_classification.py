@@ -5,15 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification
 
 import callbacks
@@ -22,10 +19,8 @@ from bishare.cli import main
 from bishare.commands.config.settings import is_classification, read_settings
 from bishare.commands.fit.command import BiShareCLI
 from bishare.commands.plan.plan import make_plan
-from bishare.data.glue import TASKS
 from bishare.errors import UserError
 from bishare.models.architectures import build_adapter, build_on_meta, find_architecture
-from bishare.training.classification import classification_loss, glue_metrics
 from tests.glue_base import save_base, save_task
 from tests.places import PROJECT
 from tests.processes import Group
@@ -202,40 +197,6 @@ def test_adapter_with_other_classes_is_refused(config: Path, base: Path, tmp_pat
     assert not hasattr(model, "bishare")
 
 
-# --- loss and metrics ------------------------------------------------------------------------------------------------
-
-
-def test_loss_is_a_sum_over_rows() -> None:
-    logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0])
-    loss = classification_loss(logits, labels)
-    torch.testing.assert_close(loss.sum, 2 * F.cross_entropy(logits, labels))
-    assert (loss.num_labels, loss.num_correct) == (2, 1)
-    scores = classification_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 5.0]))
-    assert scores.sum == 5.0
-    assert scores.mean() == 2.5
-
-
-def test_metrics_are_those_of_glue() -> None:
-    found = torch.tensor([1, 1, 0, 1, 0, 0, 1, 1])
-    labels = torch.tensor([1, 0, 0, 1, 1, 0, 1, 1])
-    tp, fp, fn, tn = 4, 1, 1, 2
-    expected: dict[str, Any] = {
-        "cola": {"matthews": (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5},
-        "mrpc": {"f1": 2 * tp / (2 * tp + fp + fn), "accuracy": 6 / 8},
-        "rte": {"accuracy": 6 / 8},
-        "mnli": {"accuracy": 6 / 8},
-    }
-    for task, numbers in expected.items():
-        metrics = glue_metrics(TASKS[task])  # type: ignore[index]  # the names are tasks
-        metrics.update(found, labels)
-        assert {name: value.item() for name, value in metrics.compute().items()} == pytest.approx(numbers)
-    scores, truth = torch.tensor([1.0, 2.5, 2.0, 4.0, 4.5]), torch.tensor([0.5, 2.0, 3.0, 3.5, 5.0])
-    metrics = glue_metrics(TASKS["stsb"])
-    metrics.update(scores, truth)
-    correlations = {"pearson": stats.pearsonr(scores, truth)[0], "spearman": stats.spearmanr(scores, truth)[0]}
-    assert {name: value.item() for name, value in metrics.compute().items()} == pytest.approx(correlations)
-
-
 # --- configurations --------------------------------------------------------------------------------------------------
 
 
@@ -287,20 +248,3 @@ def test_a_preview_shows_text_and_label(config: Path, capsys: pytest.CaptureFixt
     assert "label 1" in out
     assert "labels" in out
     assert "0: 32, 1: 32" in out
-
-
-@pytest.mark.parametrize("predicted", [0, 1])
-@pytest.mark.parametrize("num_positive", [0, 3, 8])
-def test_constant_predictions_correlate_with_nothing(predicted: int, num_positive: int) -> None:
-    labels = torch.arange(8) < num_positive
-    metrics = glue_metrics(TASKS["cola"])
-    metrics.update(torch.full((8,), predicted), labels.long())
-    assert metrics.compute()["matthews"] == 0.0
-
-
-def test_matthews_is_the_correlation_of_two_classes() -> None:
-    predicted, labels = torch.tensor([0, 1, 1, 0, 1, 0, 1]), torch.tensor([0, 1, 0, 0, 1, 1, 1])
-    metrics = glue_metrics(TASKS["cola"])
-    metrics.update(predicted, labels)
-    expected = stats.pearsonr(predicted.numpy(), labels.numpy()).statistic
-    torch.testing.assert_close(metrics.compute()["matthews"].item(), expected)

@@ -1,7 +1,6 @@
-"""A run that is stopped, or killed, and resumed ends as the run that never stopped."""
+"""A run that stops and resumes ends as the unbroken run."""
 
 import random
-import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,40 +10,13 @@ import pytest
 import torch
 
 from bishare.training.resume import AtomicCheckpointIO, random_state, rescale_progress, set_random_state
-from tests.parity.launch import launch, start, tiny_base
-from tests.parity.test_parity import METHODS, one_thread  # noqa: F401  # a fixture
+from tests.parity.launch import launch
+from tests.parity.test_parity import one_thread  # noqa: F401  # a fixture
 from tests.parity.worker import train
-from tests.processes import forked
-
-STEPS, STEPS_PER_EPOCH = 11, 5
-LONG = 20
-"""Steps of the slow tests."""
+from tests.training.resumed_runs import LONG, Record, assert_bitwise, assert_close, whole
 
 MIDWAY = (0, 7, 10)
 """Optimizer steps after which a checkpoint is saved in the middle of the next step."""
-
-Record = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def run(base: str) -> dict[str, Any]:
-    """11 steps in epochs of 5, merges at steps 4, 6 and 8."""
-    return {**METHODS["kronecker, merging"], "base": base, "steps": STEPS, "steps_per_epoch": STEPS_PER_EPOCH}
-
-
-@pytest.fixture(scope="module")
-def long_run(run: dict[str, Any]) -> dict[str, Any]:
-    return {**run, "steps": LONG}
-
-
-def whole(run: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The run that never stops and keeps a checkpoint of every step."""
-    return {**run, "folder": str(folder), "keep": True}
 
 
 @pytest.fixture(scope="module")
@@ -62,27 +34,6 @@ def resumed(run: dict[str, Any], k: int, folder: Path, root: Path | None = None)
 
 def saved_steps(folder: Path) -> list[int]:
     return sorted(int(file.stem.removeprefix("step=")) for file in folder.glob("step=*.ckpt"))
-
-
-def assert_bitwise(record: Record, wanted: Record, k: int) -> None:
-    assert record["steps"] == record["logged_steps"] == wanted["steps"] > k
-    assert record["losses"] == wanted["losses"][k:]
-    assert record["norms"] == wanted["norms"][k:]
-    assert record["merges"] == wanted["merges"]
-    assert record["owners"] == wanted["owners"]
-    assert record["rolls"] == [rolls[2 * k :] for rolls in wanted["rolls"]]
-    assert all(torch.equal(record["end"][name], value) for name, value in wanted["end"].items())
-
-
-def assert_close(record: Record, wanted: Record, k: int, tolerance: float) -> None:
-    assert record["steps"] == wanted["steps"]
-    assert record["merges"] == wanted["merges"]
-    assert len(record["losses"]) == wanted["steps"] - k
-    for mine, other in zip(record["losses"] + record["norms"], wanted["losses"][k:] + wanted["norms"][k:], strict=True):
-        assert mine == pytest.approx(other, rel=tolerance)
-    assert record["end"].keys() == wanted["end"].keys()
-    for name, value in wanted["end"].items():
-        assert float((record["end"][name] - value).abs().max()) < tolerance
 
 
 def test_resumed_run_is_bitwise_the_unbroken_one(
@@ -211,75 +162,6 @@ def test_zero_is_resumed_around_merges(long_run: dict[str, Any], tmp_path: Path)
         wanted = next(records)
         for k in ks:
             assert_close(next(records), wanted, k, 1e-6)
-
-
-# --- killed ------------------------------------------------------------------------------------------------------
-
-
-def loaded(folder: Path) -> dict[str, Any] | None:
-    """The one file ``last.ckpt``, if the run got that far."""
-    last = folder / "last.ckpt"
-    if not last.exists():
-        return None
-    assert last.is_file()
-    checkpoint: dict[str, Any] = AtomicCheckpointIO().load_checkpoint(last)
-    return checkpoint
-
-
-def wait_for(path: Path, process: Any, seconds: float) -> None:
-    """Until ``path`` exists."""
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"no {path.name} after {seconds} s"
-        assert process.exitcode is None
-        time.sleep(0.005)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_killed_run_resumes_exactly(long_run: dict[str, Any], tmp_path: Path) -> None:
-    run = {**long_run, "strategy": "one"}
-    wanted = train(whole(run, tmp_path / "whole"))
-    dice, steps, tries = random.Random(0), [], 0
-    while len(steps) < 20:
-        folder, tries = tmp_path / f"{tries}", tries + 1
-        assert tries <= 60, f"only {len(steps)} of {tries} runs were still there to be killed"
-        process = forked.Process(target=train, args=({**run, "folder": str(folder)},))
-        process.start()
-        wait_for(folder / ".last.ckpt.part", process, 120)  # the first checkpoint is being written
-        time.sleep(dice.uniform(0, 1.5) ** 2 if steps else 0)
-        if process.exitcode is not None:  # how long a run takes depends on the machine
-            continue
-        process.kill()
-        process.join()
-        checkpoint = loaded(folder)
-        k = checkpoint["global_step"] if checkpoint else 0
-        steps.append(k)
-        again = train({**run, "folder": str(folder), **({"resume": str(folder / "last.ckpt")} if checkpoint else {})})
-        if k < LONG:
-            assert_bitwise(again, wanted, k)
-    assert len(set(steps)) > 3, f"always killed at the same steps: {steps}"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_killed_zero_run_resumes(long_run: dict[str, Any], tmp_path: Path) -> None:
-    run = {**long_run, "strategy": "zero2"}
-    dice = random.Random(0)
-    (wanted,) = launch([whole(run, tmp_path / "whole")], tmp_path / "launch", seconds=500)
-    for i in range(5):
-        folder, launch_folder = tmp_path / f"{i}", tmp_path / f"launch-{i}"
-        group = start([{**run, "folder": str(folder)}], launch_folder)
-        wait_for(folder / "last.ckpt", group.processes[0], 300)
-        time.sleep(dice.uniform(0, 1.5))
-        group.kill()
-        checkpoint = loaded(folder)
-        assert checkpoint is not None
-        k = checkpoint["global_step"]
-        if k < LONG:
-            again = {**run, "folder": str(folder), "resume": str(folder / "last.ckpt")}
-            (record,) = launch([again], launch_folder, seconds=500)
-            assert_close(record, wanted, k, 1e-6)
 
 
 # --- parts -------------------------------------------------------------------------------------------------------

@@ -6,31 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from bishare.adapters.aslora import ASLoRAConfig
 from bishare.adapters.base import Adapter, AdapterConfig
-from bishare.adapters.bishare import BiShare, BiShareConfig
 from bishare.adapters.checkpoint import save_adapter
 from bishare.adapters.factors import Slot
-from bishare.adapters.lora import LoRAConfig
 from bishare.adapters.mergeable_groups import MergeableGroup
-from bishare.adapters.merging import distances
-from bishare.adapters.transforms import Kronecker
-from bishare.errors import UserError
 from bishare.models.attach import adapter_of, attach, load_adapter, merge, remove, unmerge
+from tests.adapters.merging_config import merging
 from tests.randomised import randomise
 
 LOCAL = ["local.q", "local.k", "local.v", "local.up", "local.down"]
-SIZE = 12  # divides none of the tiny Llama's widths
-
-
-def merging(transform: str, **options: object) -> BiShareConfig:
-    ranks = {"r_local": 2, "r_intra": 3, "r_inter": 4}
-    return BiShareConfig(**({"transform": transform, "size": SIZE, "merging": True} | ranks | options))
 
 
 CONFIGS: dict[str, tuple[Callable[[], AdapterConfig], list[str]]] = {
@@ -228,40 +217,6 @@ def test_adapter_file_keeps_owners_and_live_tensors(
     assert torch.equal(pristine(input_ids=token_ids).logits, model(input_ids=token_ids).logits)
 
 
-def overwrite(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Put other tensors into an adapter file and leave its header as it is."""
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata()
-    save_file(load_file(path) | tensors, path, metadata=header)
-
-
-@pytest.mark.parametrize("owners", [[2, 2, 1], [0, 0, 2], [0, 1, 3], [-1, 1, 2], [1, 2, 2]])
-def test_damaged_owner_map_leaves_the_model_alone(
-    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path, owners: list[int]
-) -> None:
-    adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3))
-    save_adapter(adapter, tmp_path)
-    path = tmp_path / "adapter_model.safetensors"
-    overwrite(path, {"mergeable.local-q.owner": torch.tensor(owners)})
-    pristine = tiny_model("llama")
-
-    with pytest.raises(UserError, match=r"local\.q: .* no owner map"):
-        load_adapter(pristine, tmp_path)
-
-    assert not hasattr(pristine, "bishare")
-
-
-def test_file_without_a_live_tensor_is_refused(tiny_model: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
-    adapter = attach(tiny_model("llama"), ASLoRAConfig(r=3))
-    adapter.mergeable_groups()["local.q"].tie(0, 2)
-    save_adapter(adapter, tmp_path)
-    path = tmp_path / "adapter_model.safetensors"
-    overwrite(path, {"mergeable.local-q.owner": torch.arange(3)})
-
-    with pytest.raises(UserError, match=r"lacks 'local\.B\.0-q'"):
-        load_adapter(tiny_model("llama"), tmp_path)
-
-
 def test_merged_layers_go_into_the_base_and_back(
     model: PreTrainedModel, names: list[str], token_ids: Tensor, tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
@@ -291,95 +246,3 @@ def test_starting_over_unties_all_layers(model: PreTrainedModel, names: list[str
         assert group.steps == group.num_steps.item() == 0
         assert not group.mean.any()
     assert adapter.dead_parameters() == []
-
-
-@pytest.mark.parametrize("kernel", ["shared", "per_rank", "1_r", "r_2", "2_r"])
-def test_kronecker_score_ignores_scales_that_cancel(tiny_model: Callable[..., PreTrainedModel], kernel: str) -> None:
-    model = tiny_model("llama")
-    adapter = attach(model, merging("kronecker", kernel=kernel, r_intra=4))
-    assert isinstance(adapter, BiShare)
-    randomise(adapter)
-    group = adapter.mergeable_groups()["intra"]
-    group.observe(group.sources())
-    updates = {slot: adapter.factors(slot) for slot in adapter.slots}
-    scores = distances(torch.stack(group.compared(group.sources())), "l2")
-    raw = distances(torch.stack([p.detach() for p in group.members()]), "l2")
-    means = group.mean.clone()
-
-    with torch.no_grad():
-        for i, slot in enumerate(adapter.slots):
-            fit = adapter.intra_fit[slot.key]
-            assert isinstance(fit, Kronecker)
-            fit.B *= 3.0 + slot.layer  # into every kernel of a layer, out of its B
-            fit.A *= 1.0 + i  # and from one kernel of a weight into the other
-            fit.B /= 1.0 + i
-        for layer in range(3):
-            adapter.intra.B[str(layer)] /= 3.0 + layer
-    group.observe(group.sources())
-
-    for slot, (A, B) in updates.items():
-        now = adapter.factors(slot)
-        torch.testing.assert_close(now.B @ now.A, B @ A, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        distances(torch.stack(group.compared(group.sources())), "l2"), scores, rtol=1e-4, atol=1e-5
-    )
-    torch.testing.assert_close(group.mean, means, rtol=1e-4, atol=1e-5)
-    assert (distances(torch.stack([p.detach() for p in group.members()]), "l2") - raw).abs().max() > 0.1
-
-
-def test_kronecker_compares_matrices_of_the_updates_size(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    adapter = attach(
-        tiny_model("llama"), merging("kronecker", size=8, r_local=0, r_inter=0, scale=1.0)
-    )  # 8 divides all
-    randomise(adapter)
-    group = adapter.mergeable_groups()["intra"]
-
-    for layer, compared in enumerate(group.compared(group.sources())):
-        slots = [slot for slot in adapter.slots if slot.layer == layer]
-        squares = [(adapter.factors(slot).B @ adapter.factors(slot).A).square().sum() for slot in slots]
-        size = (compared @ group.shared_a()).norm()
-        torch.testing.assert_close(size, (sum(squares) / len(slots)).sqrt())
-
-
-@pytest.mark.parametrize("transform", ["slice", "kronecker"])
-def test_merging_all_intra_bs_makes_a_second_inter(tiny_model: Callable[..., PreTrainedModel], transform: str) -> None:
-    adapter = attach(tiny_model("llama"), merging(transform))
-    randomise(adapter)
-    group = adapter.mergeable_groups()["intra"]
-    group.tie(0, 1)
-    group.tie(1, 2)
-
-    second = attach(tiny_model("llama"), merging(transform, merging=False, r_local=0, r_intra=0, r_inter=3))
-    first = attach(tiny_model("llama"), merging(transform, r_intra=0))
-    assert isinstance(adapter, BiShare)
-    assert isinstance(second, BiShare)
-    with torch.no_grad():
-        second.inter.A["all"].copy_(adapter.intra.A["all"])
-        second.inter.B["all"].copy_(adapter.intra.B["2"])
-    second.inter_fit.load_state_dict(adapter.intra_fit.state_dict())
-
-    for slot in adapter.slots:
-        for mine, other in zip(adapter.parts(slot)["intra"], second.parts(slot)["inter"], strict=True):
-            assert torch.equal(mine, other)
-    assert adapter.num_parameters() == first.num_parameters() + second.num_parameters()
-
-
-def test_an_a_per_layer_has_no_merges(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    for config in (LoRAConfig(r=2), BiShareConfig(transform="slice", r_local=1, r_intra=1, r_inter=1)):
-        adapter = attach(tiny_model("llama"), config)
-        assert not config.mergeable
-        assert adapter.mergeable_groups() == {}
-        assert adapter.dead_parameters() == []
-        assert list(adapter.buffers()) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "needed"),
-    [
-        ({"transform": "slice", "r_local": 0, "r_intra": 0}, "r_local or r_intra"),
-        ({"transform": "gate", "r_local": 0}, "r_local"),
-    ],
-)
-def test_merging_without_groups_is_refused(options: dict[str, object], needed: str) -> None:
-    with pytest.raises(UserError, match=f"give {needed} a positive rank"):
-        BiShareConfig(merging=True, **options)

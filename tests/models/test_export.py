@@ -18,7 +18,7 @@ from bishare.adapters.factors import Factors, Slot
 from bishare.adapters.lora import LoRA, LoRAConfig
 from bishare.models.attach import NAME, attach, merge_and_remove
 from bishare.models.export import export_rank, vllm_rank, write_peft
-from tests.adapters.test_contract import ARCHITECTURES, CONFIGS
+from tests.adapters.configurations import ARCHITECTURES, CONFIGS
 from tests.randomised import randomise
 
 ModelFactory = Callable[..., PreTrainedModel]

@@ -2,8 +2,6 @@
 
 import ast
 
-import pytest
-
 from tests.house import prose
 from tests.places import PROJECT
 
@@ -13,12 +11,10 @@ TESTS = prose.python_files([PROJECT / "tests"])
 MOST_LINES = 300
 
 
-@pytest.mark.xfail(strict=False, reason="the docstrings are being read once more")
 def test_few_words_of_docstrings_refer_back() -> None:
     assert prose.total(SOURCES).referring_percent <= 5.0
 
 
-@pytest.mark.xfail(strict=False, reason="nested comprehensions are being taken apart")
 def test_few_comprehensions_are_nested() -> None:
     assert prose.total(SOURCES).nested_per_thousand <= 2.7
 
@@ -29,7 +25,6 @@ def test_names_of_tests_are_short() -> None:
     assert counts.mean_test_name <= 6.0
 
 
-@pytest.mark.xfail(strict=False, reason="the longest files are being split")
 def test_long_files_say_why() -> None:
     long_files = []
     for file in [*SOURCES, *TESTS, *prose.python_files([PROJECT / "benchmarks"])]:

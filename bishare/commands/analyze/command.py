@@ -16,7 +16,7 @@ from bishare.commands.config.options import parse_options
 from bishare.commands.quiet import silence_known_noise
 from bishare.errors import UserError
 
-DESCRIPTION = "Look inside an adapter: similarity of its updates, ranks, and what each level contributes."
+DESCRIPTION = "Look inside an adapter: similarity of the updates, ranks, and the contribution of each level."
 
 
 def run(command: str, arguments: Sequence[str]) -> None:

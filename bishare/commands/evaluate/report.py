@@ -153,7 +153,7 @@ def _facts(report: Report) -> list[str]:
     if AVERAGE in report.scores:
         facts[-1] += "; the average of acc_norm takes acc where a task has no acc_norm"
     if report.published:
-        facts.append("published: one seed; acc or acc_norm, the source does not say for which task")
+        facts.append("published: one seed; the source does not tell acc from acc_norm")
     return facts
 
 

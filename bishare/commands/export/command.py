@@ -86,17 +86,11 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
         raise UserError(f"{settings.adapter} does not name its base model; give it with --base.")
     check_use(file, settings.adapter, "export")
     dtype, loaded = _types(settings, base)
-    options = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    model = load_base(base, dtype=loaded, **options)  # type: ignore[arg-type]  # a mapping of two types
-    tokenizer = load_tokenizer(base, **options)
+    model, tokenizer = _load(settings, base, loaded)
     plain = logits_of(model, tokenizer)
     adapter = load_adapter(model, settings.adapter)
     rank, num_parameters = export_rank(adapter), adapter.num_parameters()
-    if settings.format == "peft" and vllm_rank(rank) is None:
-        raise UserError(
-            f"{settings.adapter} makes a LoRA of rank {rank}, and vLLM serves at most {VLLM_RANKS[-1]}; "
-            "use --format merged."
-        )
+    _check_rank(settings, rank)
     native = logits_of(model, tokenizer)
     if model.generation_config is not None:
         model.generation_config.eos_token_id = stop_tokens(model, tokenizer)
@@ -134,6 +128,21 @@ def export_adapter(settings: ExportSettings, out: Path) -> Export:
         )
         (folder / "README.md").write_text(card(export), encoding="utf-8")
     return export
+
+
+def _load(settings: ExportSettings, base: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model = load_base(base, dtype=dtype, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    tokenizer = load_tokenizer(base, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    return model, tokenizer
+
+
+def _check_rank(settings: ExportSettings, rank: int) -> None:
+    # A full model has the update in its weights, whatever the rank.
+    if settings.format == "peft" and vllm_rank(rank) is None:
+        raise UserError(
+            f"{settings.adapter} makes a LoRA of rank {rank}, and vLLM serves at most {VLLM_RANKS[-1]}; "
+            "use --format merged."
+        )
 
 
 def _types(settings: ExportSettings, base: str) -> tuple[Dtype, Dtype]:

@@ -69,7 +69,9 @@ def test_result_of_fit_is_read(comparison: Comparison, calls: list[list[str]]) -
     assert result == Result(score=0.75, **FOUND)
     (command,) = calls
     assert command[3] == "fit"
-    assert command[6:8] == ["--data.path", "glue"]
+    given = dict(zip(command[4::2], command[5::2], strict=True))
+    assert given["--data.path"] == "glue"
+    assert given["--default_callbacks"] == "false", "ResultFile holds all that a comparison needs"
     written = yaml.safe_load(Path(command[5]).read_text())
     assert written == tree_of(comparison, RUN)
 

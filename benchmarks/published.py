@@ -38,7 +38,7 @@ def _forward(module: AdaptedWeight, x: Tensor) -> Tensor:
 
 def passes(adapter: BiShare, slot: Slot, x: Tensor) -> Iterator[Tensor]:
     """The scaled local, intra and inter updates of a weight's output, one after another."""
-    for _, (A, B), fit in adapter._stored(slot):
+    for _, (A, B), fit in adapter._levels(slot):
         x = x.to(A.dtype)
         match fit:
             case None:  # the local level

@@ -32,6 +32,7 @@ def test_attach_train_save_load_generate(
         output = model.eval().generate(token_ids, attention_mask=mask, max_new_tokens=12, do_sample=False)
         return output[:, token_ids.shape[1] :].tolist()
 
+    torch.manual_seed(0)  # a near tie of two tokens would decide the test
     model = tiny_model(architecture).train()
     before = generate(model)
     adapter = bishare.attach(model, config)

@@ -217,7 +217,7 @@ class PromptData(StepData):
         if self.num_joined:
             lines.append(
                 f"{self.num_joined:,} examples have a token that holds the end of the prompt and the start of the "
-                "answer. Generation never sees such a token; end prompts without a space or line break."
+                "answer, which generation never sees. The usual reason is a prompt that ends with a space."
             )
         if self.num_rewritten:
             lines.append(

@@ -29,8 +29,10 @@ from bishare.data.prompt_data import PromptData
 from bishare.data.step_sampler import choose_accumulation
 from bishare.data.streamed import StreamedData
 from bishare.errors import UserError
+from bishare.models.loading import load_base_config
 from bishare.training.classification import ClassificationModule
 from bishare.training.module import BiShareModule
+from bishare.training.vocabulary_check import check_vocabulary
 
 TRAINED = "bold green"
 
@@ -49,6 +51,7 @@ def run(command: str, arguments: Sequence[str]) -> None:
     data = _build(config)
     data.prepare_data()
     data.setup("fit")
+    _check_vocabulary(data)
     trainer = config.trainer.as_dict()
     _, num_devices = devices_of(trainer, strategy_of(trainer)[1])
     console = rich.get_console()
@@ -60,6 +63,13 @@ def run(command: str, arguments: Sequence[str]) -> None:
     console.print(summary(data, num_devices))
     for remark in data.remarks() if isinstance(data, PromptData) else ():
         console.print(Text(remark), soft_wrap=True)
+
+
+def _check_vocabulary(data: PromptData | ClassificationData) -> None:
+    if data.base.startswith("package:") or data.base.endswith(".gguf"):
+        return  # the tokenizer is made from the same file as the model
+    text = load_base_config(data.base).get_text_config()
+    check_vocabulary(data, text.vocab_size)
 
 
 def show_example(console: Console, data: PromptData, index: int) -> None:

@@ -80,6 +80,10 @@ class StepData(LightningDataModule, ABC):
         assert self._train is not None, "setup('fit') has not run"
         return self._train
 
+    def loaded_examples(self) -> list[Examples]:
+        """The tokenised training and validation examples that ``setup`` has loaded."""
+        return [examples for examples in (self._train, self._validation) if examples is not None]
+
     def prepare_data(self) -> None:
         """Fill the download caches, on one process of each machine."""
         self._load_tokenizer()

@@ -30,6 +30,7 @@ from bishare.training.loss import TokenLoss, perplexity, token_loss
 from bishare.training.optimization import adamw, parameter_groups, total_steps_of, warmup_and_decay
 from bishare.training.resume import ExactResume
 from bishare.training.update_guard import STEPS, UpdateGuard
+from bishare.training.vocabulary_check import VocabularyCheck
 
 config_classes()  # torch.load reads a checkpoint with a configuration of an imported class only
 
@@ -117,7 +118,7 @@ class BiShareModule(LightningModule):
                 f"model.base_dtype is {self.base_dtype}, in which this processor multiplies many times slower than in "
                 "float32; use auto or float32."
             )
-        return [ExactResume()]
+        return [ExactResume(), VocabularyCheck()]
 
     @override
     def configure_model(self) -> None:
@@ -180,9 +181,8 @@ class BiShareModule(LightningModule):
         if 0 < self.warmup_steps < 1:
             warmup_steps = round(self.warmup_steps * total_steps)
         schedule = warmup_and_decay(optimizer, warmup_steps=warmup_steps, total_steps=total_steps)
-        # The name is what LearningRateMonitor logs.
         settings: LRSchedulerConfigType = {"scheduler": schedule, "interval": "step", "name": "learning_rate"}
-        return {"optimizer": optimizer, "lr_scheduler": settings}
+        return {"optimizer": optimizer, "lr_scheduler": settings}  # the monitor logs the rate under the name
 
     # --- training ----------------------------------------------------------------------------------------------
 

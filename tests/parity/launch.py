@@ -10,13 +10,13 @@ from tests.parity.worker import VOCABULARY, train_all
 from tests.processes import Group
 
 
-def tiny_base(folder: Path) -> str:
-    """A Llama of 4 layers whose weights are larger than any adapter tensor, so that ZeRO-3 partitions them."""
+def tiny_base(folder: Path, *, num_layers: int = 4) -> str:
+    """A Llama whose weights are larger than any adapter tensor, so that ZeRO-3 partitions them."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=4,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,

@@ -2,13 +2,14 @@
 
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 from tests.parity.launch import launch, tiny_base
 from tests.parity.worker import train
+from tests.training.resumed_runs import Record, assert_close, resumed, whole
 
 MERGES = {"start": 2, "interval": 2, "num_merges": 3}
 RANKS = {"r_local": 2, "r_intra": 2, "r_inter": 4}
@@ -29,7 +30,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "VB-LoRA": {"method": "vblora", "options": {"r": 2, "num_vectors": 8}},
 }
 STEPS = 12
-Record = dict[str, Any]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -73,23 +73,55 @@ def assert_same(record: Record, one: Record) -> None:
     assert absolute(record["end"], one["end"]) < 1e-5
 
 
-def test_ddp_and_zero_train_as_one_process(base: str, tmp_path: Path) -> None:
-    # Merges at steps 3, 4 and 5, the end of an epoch at 5.
-    method = {**METHODS["kronecker, merging"], "merging": {**MERGES, "interval": 1}}
-    run, one = alone({**method, "base": base, "steps": 7}, tmp_path)
-    assert len(one["merges"]) == 3 * len(one["owners"]) > 0
-    assert all(norm > run["clip"] for norm in one["norms"])
-    strategies = ["ddp", "zero2", "zero3"]
-    wanted = [{**run, "strategy": s} for s in strategies]
-    bf16 = {**run, "strategy": "zero3", "dtype": "bfloat16", "steps": 3}
-    *records, half = launch([*wanted, bf16], tmp_path / "launch", seconds=500)
+class Trained(NamedTuple):
+    """A training in one process, and what two processes make of the same training."""
+
+    run: dict[str, Any]
+    one: Record
+    two: dict[str, Record]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Six steps with merges at steps 3 and 4 and the end of an epoch at 5; ZeRO is resumed between the merges too."""
+    folder = tmp_path_factory.mktemp("trained")
+    method = {**METHODS["kronecker, merging"], "merging": {"start": 2, "interval": 1, "num_merges": 2}}
+    run, one = alone({**method, "base": tiny_base(folder / "base", num_layers=3), "steps": 6}, folder)
+    runs = {
+        "ddp": {**run, "strategy": "ddp"},
+        "bfloat16": {**run, "strategy": "zero3", "dtype": "bfloat16", "steps": 2},
+    }
+    for strategy in ("zero2", "zero3"):
+        runs[strategy] = {**whole(run, folder / strategy), "strategy": strategy}
+        runs[f"{strategy}, resumed"] = {**resumed(run, 3, folder / strategy), "strategy": strategy}
+    records = launch(list(runs.values()), folder / "launch", seconds=500)
+    return Trained(run, one, dict(zip(runs, records, strict=True)), folder)
+
+
+def test_ddp_and_zero_train_as_one_process(trained: Trained) -> None:
+    one = trained.one
+    assert len(one["merges"]) == 2 * len(one["owners"]) > 0
+    assert all(norm > trained.run["clip"] for norm in one["norms"])
     fp32 = dict.fromkeys(("base", "masters", "moments", "means"), "torch.float32")
-    for strategy, record in zip(strategies, records, strict=True):
+    for strategy in ("ddp", "zero2", "zero3"):
+        record = trained.two[strategy]
         assert_same(record, one)
         assert record["types"] == fp32
         assert (record["shells"] > 0) == (strategy == "zero3")
+    half = trained.two["bfloat16"]
     assert half["types"] == {**fp32, "base": "torch.bfloat16"}
     assert absolute(half["start"], one["start"]) == 0
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_zero_resumes_its_own_checkpoints(trained: Trained, strategy: str) -> None:
+    assert_close(trained.two[f"{strategy}, resumed"], trained.two[strategy], 3, 1e-6)
+
+
+def test_one_process_resumes_a_zero_3_checkpoint(trained: Trained) -> None:
+    record = train({**resumed(trained.run, 5, trained.folder / "zero3"), "strategy": "one"})
+    assert_close(record, trained.two["zero3"], 5, 1e-5)
 
 
 @pytest.mark.slow

@@ -17,11 +17,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(base: str) -> dict[str, Any]:
-    """11 steps in epochs of 5, merges at steps 4, 6 and 8."""
-    return {**METHODS["kronecker, merging"], "base": base, "steps": STEPS, "steps_per_epoch": STEPS_PER_EPOCH}
+def long_run(base: str) -> dict[str, Any]:
+    """20 steps in epochs of 5, merges at steps 4, 6 and 8."""
+    return {**METHODS["kronecker, merging"], "base": base, "steps": LONG, "steps_per_epoch": STEPS_PER_EPOCH}
 
 
 @pytest.fixture(scope="module")
-def long_run(run: dict[str, Any]) -> dict[str, Any]:
-    return {**run, "steps": LONG}
+def run(long_run: dict[str, Any]) -> dict[str, Any]:
+    """The first 11 steps, with three kinds of weights."""
+    return {**long_run, "steps": STEPS, "options": {**long_run["options"], "targets": ["q", "up", "down"]}}

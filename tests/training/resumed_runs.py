@@ -18,6 +18,11 @@ def whole(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {**run, "folder": str(folder), "keep": True}
 
 
+def resumed(run: dict[str, Any], k: int, folder: Path, root: Path | None = None) -> dict[str, Any]:
+    """The run that goes on from the checkpoint of step k in ``folder``."""
+    return {**run, "root": str((root or folder) / f"from-{k}"), "resume": str(folder / f"step={k}.ckpt")}
+
+
 def assert_bitwise(record: Record, wanted: Record, k: int) -> None:
     assert record["steps"] == record["logged_steps"] == wanted["steps"] > k
     assert record["losses"] == wanted["losses"][k:]

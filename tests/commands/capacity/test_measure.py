@@ -23,8 +23,12 @@ def capacity_of(config: AdapterConfig, **sizes: int) -> measure.Capacity:
     return measure.capacity_of("any", build_adapter(model, config), find_slots(model, config), value_bytes=2)
 
 
-def test_held_bytes_are_the_counted_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def _few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "COUNTS", (50, 100))
+
+
+def test_held_bytes_are_the_counted_ones() -> None:
     found = capacity_of(BiShareConfig(transform="slice"), hidden_size=512, intermediate_size=1024)
     assert found.own == 4 * found.num_values
     if process_memory.resident_bytes():

@@ -2,6 +2,8 @@
 
 import ast
 
+import pytest
+
 from tests.house import prose
 from tests.places import PROJECT
 
@@ -11,12 +13,17 @@ TESTS = prose.python_files([PROJECT / "tests"])
 MOST_LINES = 300
 
 
-def test_few_words_of_docstrings_refer_back() -> None:
-    assert prose.total(SOURCES).referring_percent <= 5.0
+@pytest.fixture(scope="module")
+def sources() -> prose.Counts:
+    return prose.total(SOURCES)
 
 
-def test_few_comprehensions_are_nested() -> None:
-    assert prose.total(SOURCES).nested_per_thousand <= 2.7
+def test_few_words_of_docstrings_refer_back(sources: prose.Counts) -> None:
+    assert sources.referring_percent <= 5.0
+
+
+def test_few_comprehensions_are_nested(sources: prose.Counts) -> None:
+    assert sources.nested_per_thousand <= 2.7
 
 
 def test_names_of_tests_are_short() -> None:

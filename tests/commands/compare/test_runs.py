@@ -1,6 +1,7 @@
 """A run's configuration, and results that are kept until the configuration changes."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,10 @@ def test_failure_names_run_and_log(comparison: Comparison, monkeypatch: pytest.M
     failing_with("bishare: data.path is not given.", monkeypatch)
     with pytest.raises(UserError, match=r"sst2-lora-lr0\.01-seed3 failed: data\.path is not given\. .*output\.txt"):
         Runner(comparison, []).execute(RUN)
+
+
+def test_process_gives_its_code_and_output(tmp_path: Path) -> None:
+    code = "import sys; print('out', flush=True); print('error', file=sys.stderr); sys.exit(3)"
+    with (tmp_path / "output.txt").open("w") as output:
+        assert runs._call([sys.executable, "-c", code], output) == 3
+    assert (tmp_path / "output.txt").read_text() == "out\nerror\n"

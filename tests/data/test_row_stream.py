@@ -12,7 +12,7 @@ from bishare.errors import UserError
 NUM_ROWS = 53
 
 
-@pytest.fixture(params=["jsonl", "parquet", "folder"])
+@pytest.fixture(params=["jsonl", "parquet", "folder", "csv"])
 def source(request, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     rows = [{"text": str(n)} for n in range(NUM_ROWS)]
@@ -32,6 +32,12 @@ def source(request, tmp_path, monkeypatch):
             for number in range(3):
                 (tmp_path / "set" / f"train-{number}.jsonl").write_text(lines(rows[number::3]))
             return str(tmp_path / "set")
+        case "csv":  # read by datasets
+            (tmp_path / "set").mkdir()
+            for number in range(3):
+                texts = [f"#{row['text']}" for row in rows[number::3]]
+                (tmp_path / "set" / f"train-{number}.csv").write_text("\n".join(["text", *texts]) + "\n")
+            return str(tmp_path / "set")
 
 
 def stream(source, **options):
@@ -39,7 +45,7 @@ def stream(source, **options):
 
 
 def numbers(rows):
-    return [int(row.text) for row in rows]
+    return [int(row.text.lstrip("#")) for row in rows]
 
 
 def test_every_pass_has_every_row_once(source):
@@ -70,7 +76,7 @@ def test_block_of_one_row_keeps_the_order(tmp_path):
 def test_pass_may_begin_behind_some_rows(source):
     reader = open_reader(source)
     objects = reader.open(None)
-    first = {int(next(objects)[1]["text"]) for _ in range(10)}
+    first = {int(next(objects)[1]["text"].lstrip("#")) for _ in range(10)}
     rows = stream(source, begin=reader.position())
     for _ in range(2):
         assert set(numbers(rows.take(NUM_ROWS - 10))) == set(range(NUM_ROWS)) - first
